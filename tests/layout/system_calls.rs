@@ -4,7 +4,7 @@
 use super::source::files_below;
 
 /// The files that use rustix, and what nix lacks there. Their other calls share its error type.
-const RUSTIX: [(&str, &str); 14] = [
+const RUSTIX: [(&str, &str); 15] = [
     ("src/commands/list/watch.rs", "tcgetwinsize"),
     ("src/ledger/other_name.rs", "statx"),
     ("src/ledger/trust.rs", "lgetxattr"),
@@ -14,6 +14,7 @@ const RUSTIX: [(&str, &str); 14] = [
     ("src/process/procfs/dying.rs", "the error of identity.rs"),
     ("src/process/procfs/identity/tests.rs", "pidfd_open"),
     ("src/process/procfs/identity.rs", "pidfd_open"),
+    ("src/process/procfs/mark/tests.rs", "capabilities"),
     ("src/process/procfs/mark.rs", "the descriptors of identity.rs"),
     ("src/process/procfs/snapshot.rs", "getdents64 into a buffer of its own"),
     ("src/sys/pidfd.rs", "pidfd_open"),

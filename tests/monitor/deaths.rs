@@ -6,7 +6,7 @@ use std::fs;
 use rustix::process::Signal;
 
 use super::{MonitorService, count, until_ended, until_reported};
-use crate::harness::{End, World, eventually, parsed, state};
+use crate::harness::{End, World, context_switches, eventually, open_files, parsed, state};
 use crate::standins::{Busy, KEY, dispatch, gone, install, linked};
 
 /// An agent that ignores SIGTERM.
@@ -140,6 +140,34 @@ fn a_supervisor_killed_after_the_end_and_before_its_leftovers_leaves_no_process(
         1,
         "{output:?}"
     );
+}
+
+#[test]
+fn a_slot_that_another_process_removes_hides_no_leftovers() {
+    let test = "a_slot_that_another_process_removes_hides_no_leftovers";
+    let Some(world) = World::of_bookend(test) else { return };
+    let monitor = MonitorService::start(&world, &["--grace", "1s"]);
+    let (mut out, mut go) = (world.fifo("out"), world.fifo("go"));
+    let daemon = format!("probe daemon -- probe with setsid ignore=15 -- probe stay {}", out.path());
+    let script = format!("{daemon}; read x <{}; exit 3", go.path());
+    let run = world.run_sh(&script).options(["--id", "one", "--grace", "1000s"]).start();
+    let daemon = out.pid("stay");
+    go.write_line("now");
+    until_ended(&world, "one", "failure/exit");
+    let slot = world.path("state/bookend/bookend.db.d/spool/.one.slot");
+    // As when a recovery removes the slot while its dead supervisor still exits.
+    fs::File::options().append(true).open(&slot).expect("the slot");
+    let pid = monitor.process.pid();
+    let mut last = context_switches(pid);
+    eventually(world.deadline(), "a monitor that waits for the supervisor", || {
+        let before = std::mem::replace(&mut last, context_switches(pid));
+        before == last && state(pid) == Some('S') && open_files(pid).iter().any(|file| file.contains("pidfd"))
+    });
+    fs::remove_file(&slot).expect("removed");
+    run.signal(Signal::KILL);
+    run.wait();
+    gone(&world, daemon);
+    monitor.stop();
 }
 
 #[test]

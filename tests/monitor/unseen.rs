@@ -5,7 +5,9 @@ use std::fs;
 use rustix::process::Signal;
 
 use super::{MonitorService, Notifications, count, until_reported};
-use crate::harness::{End, Proc, World, children, eventually, is_root, on_path, possible, stat_field};
+use crate::harness::{
+    End, Monitor, Proc, World, children, eventually, is_root, on_path, possible, stat_field,
+};
 use crate::standins::{Busy, change};
 
 #[test]
@@ -141,6 +143,39 @@ fn deaths_are_seen_without_inotify() {
     let told: Vec<String> = std::iter::repeat_with(|| out.line()).take_while(|l| l != "143").collect();
     assert!(told.iter().any(|l| l.starts_with("[recovery] task one interrupted")), "{told:?}");
     session.wait();
+}
+
+#[test]
+fn a_hook_that_was_cut_off_is_run_again_without_inotify() {
+    const LIMITED: [&str; 6] = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "sh",
+        "-c",
+        "echo 0 >/proc/sys/user/max_inotify_instances && exec \"$0\" \"$@\"",
+    ];
+    let test = "a_hook_that_was_cut_off_is_run_again_without_inotify";
+    let Some(world) = World::of_bookend(test) else { return };
+    let is_possible = || world.bare(LIMITED.into_iter().chain(["true"])).run().end == End::Code(0);
+    if !possible(test, on_path("unshare") && is_possible(), "a user namespace with a limit of its own") {
+        return;
+    }
+    let mut monitor = Monitor::spawn(&world, &LIMITED, &[], &[]);
+    assert!(monitor.is_ready(world.deadline()), "{}", monitor.errors());
+    let mut started = world.fifo("started");
+    let hook = format!(
+        "echo attempt $BOOKEND_DELIVERY_ATTEMPT >{}; [ $BOOKEND_DELIVERY_ATTEMPT = 2 ] || exec sleep 1000",
+        started.path()
+    );
+    // It ends before the monitor sees that it runs.
+    let run = world.run(["true"]).options(["--id", "one", "--on-finish", &hook]).start();
+    assert_eq!(started.line(), "attempt 1");
+    run.signal(Signal::KILL);
+    run.wait();
+    assert_eq!(started.line(), "attempt 2");
+    eventually(world.deadline(), "the delivery", || world.row().text("delivery_status") == "delivered");
+    assert_eq!(monitor.end().end, End::Signal(15));
 }
 
 #[test]

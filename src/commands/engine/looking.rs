@@ -60,6 +60,7 @@ impl RecoveryEngine<'_> {
             }
         };
         let Some(lookout) = &mut self.lookout else { return Ok(true) };
+        let is_released = is_released && !lookout.was_closed(id);
         if !task.status.is_terminal() || (recovery::ends_leftovers(&task) && !is_released) {
             lookout.hint(id, is_released);
             self.add(*task);
@@ -82,7 +83,7 @@ impl RecoveryEngine<'_> {
         };
         let runs = self.ledger.evidence(task)? == LiveEvidence::Held || live_supervisor(task).is_some();
         if runs {
-            lookout.hint(&task.id, false);
+            lookout.hint_first(&task.id);
             lookout.keep(task, &self.ledger);
         }
         Ok(runs)
@@ -101,6 +102,21 @@ impl RecoveryEngine<'_> {
                 None => lookout.expect_no_proof(&task.id),
             }
             self.add(task);
+        }
+        if self.lookout.as_ref().is_some_and(|lookout| !lookout.sees_files()) {
+            self.look_at_follow_ups()?;
+        }
+        Ok(())
+    }
+
+    /// Looks at the ended tasks with a hook or report that is due: one that was never seen running too.
+    fn look_at_follow_ups(&mut self) -> Result<(), Error> {
+        let mut due = self.ledger.undelivered()?;
+        due.extend(self.ledger.unhinted()?);
+        for Task { id, .. } in due {
+            if self.lookout.as_ref().is_some_and(|lookout| !lookout.watches(&id)) {
+                self.look(&id, false)?;
+            }
         }
         Ok(())
     }

@@ -202,15 +202,26 @@ impl Lookout {
         if !self.doubts.contains_key(&task.id) && is_shown() {
             return;
         }
-        let doubt = self.doubts.entry(task.id.clone()).or_insert_with(|| Doubt::new(now));
+        let doubt = self.doubts.entry(task.id.clone()).or_insert_with(|| Doubt::new(now, false));
         doubt.supervisor = live_supervisor(task);
         doubt.at = doubt.supervisor.is_none().then(|| now + doubt.next_pause(now));
     }
 
     /// Notes that the supervisor of a task is to be watched, whatever the files show.
     pub(super) fn hint(&mut self, id: &TaskId, is_released: bool) {
-        let doubt = self.doubts.entry(id.clone()).or_insert_with(|| Doubt::new(Instant::now()));
-        doubt.is_released |= is_released;
+        let doubt = self.doubts.entry(id.clone()).or_insert_with(|| Doubt::new(Instant::now(), is_released));
+        // Once it was closed, another recovery may have removed it.
+        doubt.is_released &= is_released;
+    }
+
+    /// As [`Lookout::hint`], if nothing was noted before.
+    pub(super) fn hint_first(&mut self, id: &TaskId) {
+        self.doubts.entry(id.clone()).or_insert_with(|| Doubt::new(Instant::now(), false));
+    }
+
+    /// Whether the slot of a task was closed before its supervisor gave it back, as far as was noted.
+    pub(super) fn was_closed(&self, id: &TaskId) -> bool {
+        self.doubts.get(id).is_some_and(|doubt| !doubt.is_released)
     }
 
     fn sees_slots(&self) -> bool {
@@ -220,7 +231,7 @@ impl Lookout {
     /// Checks a task again later that cannot be judged or settled; whether that was not reported yet.
     pub(super) fn doubt(&mut self, task: &Task) -> bool {
         let now = Instant::now();
-        let doubt = self.doubts.entry(task.id.clone()).or_insert_with(|| Doubt::new(now));
+        let doubt = self.doubts.entry(task.id.clone()).or_insert_with(|| Doubt::new(now, false));
         doubt.supervisor = live_supervisor(task);
         doubt.at = Some(now + INTERVAL);
         !std::mem::replace(&mut doubt.is_reported, true)
@@ -234,7 +245,7 @@ impl Lookout {
     /// Looks at a task again in a minute.
     pub(super) fn retry(&mut self, id: &TaskId) {
         let now = Instant::now();
-        self.doubts.entry(id.clone()).or_insert_with(|| Doubt::new(now)).at = Some(now + INTERVAL);
+        self.doubts.entry(id.clone()).or_insert_with(|| Doubt::new(now, false)).at = Some(now + INTERVAL);
     }
 
     /// Reports a task again in a minute, and not before.
@@ -252,7 +263,7 @@ impl Lookout {
     /// Looks at a task again soon: it was lost, and is not now.
     pub(super) fn look_again(&mut self, id: &TaskId) {
         let now = Instant::now();
-        let doubt = self.doubts.entry(id.clone()).or_insert_with(|| Doubt::new(now));
+        let doubt = self.doubts.entry(id.clone()).or_insert_with(|| Doubt::new(now, false));
         doubt.at = Some(now + doubt.next_pause(now));
     }
 
@@ -305,9 +316,9 @@ impl Lookout {
 }
 
 impl Doubt {
-    fn new(since: Instant) -> Doubt {
+    fn new(since: Instant, is_released: bool) -> Doubt {
         let (supervisor, pause) = (None, FIRST_PAUSE);
-        Doubt { supervisor, at: None, pause, since, is_released: false, is_reported: false, report_at: None }
+        Doubt { supervisor, at: None, pause, since, is_released, is_reported: false, report_at: None }
     }
 
     /// How long to wait before the next check.
@@ -335,7 +346,7 @@ mod tests {
     #[test]
     fn a_supervisor_without_a_descriptor_is_checked_less_and_less_often() {
         let since = Instant::now();
-        let mut doubt = Doubt::new(since);
+        let mut doubt = Doubt::new(since, false);
         let pauses: Vec<u128> = (0..12).map(|_| doubt.next_pause(since).as_millis()).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 1000]);
         assert_eq!(doubt.next_pause(since + ATTENTION - FIRST_PAUSE), LONGEST_PAUSE);

@@ -174,3 +174,66 @@ fn index_of(
     }
     index
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::process::{Child, Command};
+
+    use super::*;
+    use crate::process::procfs::identity;
+    use crate::task::ProcessIdentity;
+
+    fn marked(id: &str) -> (Child, ProcessIdentity) {
+        let mark = [("BOOKEND_TASK_ID", id), ("BOOKEND_LEDGER", "/no/ledger")];
+        let child = Command::new("sleep").arg("1000").env_clear().envs(mark).spawn().unwrap();
+        let identity = identity::of(child.id().cast_signed()).unwrap().unwrap();
+        (child, identity)
+    }
+
+    /// Whether a process may belong to the task `id`, whose agent, which has ended, started at `start`.
+    fn may_hold(scan: &mut ProcessScan, id: &str, start: u64, recorded: &[RecordedProcesses]) -> bool {
+        let ledger = LedgerFile::at(Path::new("/no/ledger"));
+        let task = SweptTask {
+            id: TaskId::recorded(id),
+            ledger: ledger.clone(),
+            agent: ProcessIdentity { pid: i32::MAX, start },
+            agent_tty: 0,
+            owner: SweepOwner::Recovery,
+            spares_detached: true,
+            cgroup: None,
+        };
+        scan.search([start].into_iter(), recorded.to_vec());
+        scan.may_hold(&task, &TaskMark::new(&task.id, ledger))
+    }
+
+    #[test]
+    fn a_process_that_the_rows_exclude_is_not_read_and_one_that_is_too_old_neither() {
+        let id = format!("scan-{}", std::process::id());
+        let (mut child, agent) = marked(&id);
+        let nobody = ProcessIdentity { pid: i32::MAX, start: 1 };
+        let row =
+            RecordedProcesses { supervisor: nobody, agent: Some(agent), is_nested: true, is_here: true };
+        let mut scan = ProcessScan::open().unwrap();
+        scan.read().unwrap();
+        assert!(may_hold(&mut scan, &id, agent.start - 1, &[]));
+        assert!(!may_hold(&mut scan, &id, agent.start - 1, &[row]), "below the agent of a younger task");
+        assert!(may_hold(&mut scan, &id, agent.start, &[row]), "of the same moment");
+        assert!(may_hold(&mut scan, &id, 0, &[row]), "an unknown agent");
+        assert!(!may_hold(&mut scan, &id, agent.start + 1, &[]), "it is older than the agent");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn what_was_read_before_a_task_is_lost_is_read_again() {
+        let mut scan = ProcessScan::open().unwrap();
+        let before = Instant::now();
+        scan.read().unwrap();
+        let read_at = scan.read_at;
+        scan.refresh(Some(before)).unwrap();
+        assert_eq!(scan.read_at, read_at, "it is only brought up to date");
+        scan.refresh(Some(Instant::now())).unwrap();
+        assert!(scan.read_at > read_at);
+    }
+}

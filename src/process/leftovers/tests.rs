@@ -238,6 +238,92 @@ fn retries_a_process_that_it_could_not_signal() {
     output.all_ended();
 }
 
+/// An agent in a ledger that this user owns, so that its identity proves it.
+struct ProvenAgent {
+    child: Child,
+    output: ProcessOutput,
+    identity: ProcessIdentity,
+    id: String,
+    ledger: tempfile::NamedTempFile,
+}
+
+impl ProvenAgent {
+    /// Its script first prints a line.
+    fn start(script: &str, id: &str) -> ProvenAgent {
+        let ledger = tempfile::NamedTempFile::new().unwrap();
+        let id = format!("{}-{id}", self::id());
+        let path = ledger.path().display();
+        let script = format!("exec env BOOKEND_LEDGER={path} sh -c 'echo $$; {script}'");
+        let (child, mut output, identity) = agent(&script, &id);
+        output.pids(1);
+        ProvenAgent { child, output, identity, id, ledger }
+    }
+
+    fn sweep(&self, agent: ProcessIdentity, grace_ms: u64) -> LeftoverSweep {
+        let mut task = sweep(agent, SweepOwner::Recovery, true, grace_ms).task;
+        (task.id, task.ledger) = (TaskId::recorded(&*self.id), LedgerFile::at(self.ledger.path()));
+        LeftoverSweep::new(task, true, Duration::from_millis(grace_ms))
+    }
+}
+
+/// It says `term` on SIGTERM and goes on.
+const STUBBORN: &str = "trap \"echo term\" TERM; echo ready; while :; do :; done";
+
+#[test]
+fn the_agent_is_signalled_once_and_before_anything_is_scanned() {
+    let mut agent = ProvenAgent::start(STUBBORN, "once");
+    assert_eq!(agent.output.line(), "ready");
+    let mut sweep = agent.sweep(agent.identity, 300);
+    sweep.signal_agent(Instant::now());
+    assert!(sweep.is_new() && sweep.fds().count() == 1, "only its end is awaited");
+    let step = sweep.step(Instant::now(), NO_SUPERVISOR).unwrap();
+    assert!(matches!(step, SweepStep::Wait(_)), "{step:?}");
+    let summary = end_blocking(&mut sweep, NO_SUPERVISOR).unwrap();
+    assert_eq!((&summary.pids, summary.ended), (&vec![agent.identity.pid], 1), "{summary:?}");
+    assert_eq!(agent.child.wait().unwrap().signal(), Some(9), "after the grace period");
+    assert_eq!((agent.output.line(), agent.output.line()), ("term".to_owned(), String::new()));
+}
+
+#[test]
+fn an_agent_that_exits_before_the_scan_counts_as_ended_by_the_signal() {
+    let mut agent = ProvenAgent::start("exec sleep 1000", "exits");
+    let mut sweep = agent.sweep(agent.identity, 60_000);
+    sweep.signal_agent(Instant::now());
+    assert_eq!(agent.child.wait().unwrap().signal(), Some(15));
+    let summary = end_blocking(&mut sweep, NO_SUPERVISOR).unwrap();
+    assert_eq!((&summary.pids, summary.ended), (&vec![agent.identity.pid], 1), "{summary:?}");
+}
+
+#[test]
+fn an_agent_that_was_killed_before_is_awaited_and_not_counted() {
+    for n in 0..20 {
+        let mut agent = ProvenAgent::start("exec sleep 1000", &format!("killed-{n}"));
+        kill_one(agent.identity.pid);
+        let mut sweep = agent.sweep(agent.identity, 60_000);
+        sweep.signal_agent(Instant::now());
+        assert!(sweep.found.iter().all(|l| l.class == ProcessClass::Exiting), "nothing was sent");
+        agent.child.wait().unwrap();
+        assert_eq!(end_blocking(&mut sweep, NO_SUPERVISOR).unwrap().found, 0);
+    }
+}
+
+#[test]
+fn the_agent_is_not_signalled_first_without_a_proof_or_without_a_grace_period() {
+    let mut agent = ProvenAgent::start(STUBBORN, "unproven");
+    assert_eq!(agent.output.line(), "ready");
+    let recycled = ProcessIdentity { start: agent.identity.start + 1, ..agent.identity };
+    let unknown = ProcessIdentity { start: 0, ..agent.identity };
+    let of_another = sweep(agent.identity, SweepOwner::Recovery, true, 60_000);
+    let no_grace = agent.sweep(agent.identity, 0);
+    for mut sweep in [agent.sweep(recycled, 60_000), agent.sweep(unknown, 60_000), of_another, no_grace] {
+        sweep.signal_agent(Instant::now());
+        assert!(sweep.phase == SweepPhase::New && sweep.found.is_empty());
+    }
+    end_blocking(&mut agent.sweep(agent.identity, 0), NO_SUPERVISOR).unwrap();
+    assert_eq!(agent.child.wait().unwrap().signal(), Some(9));
+    assert!(agent.output.line().is_empty(), "it was sent no SIGTERM");
+}
+
 #[test]
 fn a_stopped_process_acts_on_sigterm() {
     alone("a_stopped_process_acts_on_sigterm", || {

@@ -255,6 +255,102 @@ mod tests {
         assert_eq!(snapshot.above(me).next().map(|i| snapshot.rows()[i].pid), Some(snapshot.rows()[me].ppid));
     }
 
+    fn sleeper() -> std::process::Child {
+        std::process::Command::new("sleep").arg("1000").spawn().unwrap()
+    }
+
+    fn parent_of(snapshot: &ProcessSnapshot, pid: i32) -> Option<i32> {
+        snapshot.index(pid).map(|i| snapshot.rows()[i].ppid)
+    }
+
+    #[test]
+    fn an_update_finds_what_began_and_misses_what_ended() {
+        let (mut proc, mut snapshot) = (ProcFs::open().unwrap(), ProcessSnapshot::default());
+        let mut before = sleeper();
+        proc.read(&mut snapshot).unwrap();
+        before.kill().unwrap();
+        before.wait().unwrap();
+        let mut after = sleeper();
+        proc.update(&mut snapshot).unwrap();
+        assert_eq!(parent_of(&snapshot, before.id().cast_signed()), None);
+        let me = std::process::id().cast_signed();
+        assert_eq!(parent_of(&snapshot, after.id().cast_signed()), Some(me));
+        after.kill().unwrap();
+        after.wait().unwrap();
+        proc.update(&mut snapshot).unwrap();
+        assert_eq!(parent_of(&snapshot, after.id().cast_signed()), None);
+    }
+
+    /// However old it is: its ancestors decide whose it is.
+    #[test]
+    fn an_update_reads_a_process_again_that_has_lost_its_parent() {
+        use std::io::{BufRead, BufReader, Read};
+        let mut parent = std::process::Command::new("sh")
+            .args(["-c", "sh -c 'echo $$; exec sleep 1000' & wait"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(parent.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        let orphan: i32 = line.trim().parse().unwrap();
+        let (mut proc, mut snapshot) = (ProcFs::open().unwrap(), ProcessSnapshot::default());
+        proc.read(&mut snapshot).unwrap();
+        assert_eq!(parent_of(&snapshot, orphan), Some(parent.id().cast_signed()));
+        // As if it had started long ago.
+        let start = |row: &mut ProcessStat| row.start = 1;
+        snapshot.rows.iter_mut().filter(|s| s.pid == orphan).for_each(start);
+        parent.kill().unwrap();
+        parent.wait().unwrap();
+        proc.update(&mut snapshot).unwrap();
+        assert_ne!(parent_of(&snapshot, orphan), Some(parent.id().cast_signed()));
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(orphan), nix::sys::signal::SIGKILL).unwrap();
+        output.read_to_end(&mut Vec::new()).unwrap();
+    }
+
+    #[test]
+    fn an_update_keeps_the_marks_of_an_old_process_and_reads_those_of_a_young_one_again() {
+        let (mut proc, mut snapshot) = (ProcFs::open().unwrap(), ProcessSnapshot::default());
+        let (mut old, mut young) = (sleeper(), sleeper());
+        proc.read(&mut snapshot).unwrap();
+        for child in [&old, &young] {
+            proc.marks(child.id().cast_signed(), |_| true);
+        }
+        let start = |row: &mut ProcessStat| row.start = 1;
+        snapshot.rows.iter_mut().filter(|s| s.pid == old.id().cast_signed()).for_each(start);
+        proc.seen.get_mut(&old.id().cast_signed()).unwrap().marks = Some(ProcessMarks::Shown(Vec::new()));
+        proc.update(&mut snapshot).unwrap();
+        let is_known = |proc: &ProcFs, pid: u32| proc.seen.contains_key(&pid.cast_signed());
+        assert!(is_known(&proc, old.id()) && !is_known(&proc, young.id()));
+        proc.seen.get_mut(&old.id().cast_signed()).unwrap().marks = Some(ProcessMarks::Executing);
+        assert!(proc.is_one_executing());
+        proc.update(&mut snapshot).unwrap();
+        assert!(!is_known(&proc, old.id()), "it showed nothing while it executed a program");
+        for child in [&mut old, &mut young] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// The files of a process that may not be dumped belong to root, and its directory does not.
+    #[test]
+    fn the_user_of_a_process_is_known_whose_files_belong_to_root() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let mut child = std::process::Command::new("setpriv")
+            .args(["--reuid=65534", "--clear-groups", "sh", "-c", "echo; exec sleep 1000"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+        let mut proc = ProcFs::open().unwrap();
+        let (marks, owner) = proc.marks(child.id().cast_signed(), |owner| owner == 0);
+        assert!(marks.is_none() && owner == Some(65534), "{owner:?}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
     #[test]
     fn the_ancestors_in_a_circle_end() {
         let line = |pid: i32, ppid: i32| {
