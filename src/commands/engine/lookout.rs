@@ -105,6 +105,8 @@ impl Lookout {
     pub(super) fn watch(&mut self, ledger: &Ledger) -> bool {
         let now = Instant::now();
         let was_watching = self.watch_due.is_none();
+        // First, since the number of watches is limited.
+        self.files = None;
         self.files = match ledger.watch(WatchScope::All) {
             Ok(files) => Some(files),
             Err(e) => {
