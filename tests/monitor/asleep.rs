@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use crate::clocks::faketime;
 use crate::crash::fault::number;
-use crate::harness::{Deadline, Fleet, Monitor, Proc, World, eventually, is_root, on_path, possible, state};
+use crate::harness::{
+    Deadline, Fleet, Monitor, Proc, World, context_switches, eventually, is_root, on_path, pause, possible,
+    state,
+};
 use crate::standins::{Busy, change};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -60,6 +63,12 @@ fn a_grace_does_not_count_the_time_that_the_machine_slept() {
     drop(run);
     // Read after the event of the stubborn task.
     kill_and_settle(&mut fleet);
+    // The grace has begun when nothing more is due before its end.
+    let mut switches = context_switches(monitor.pid());
+    eventually(world.deadline(), "the monitor to wait for the end of the grace", || {
+        pause(Duration::from_millis(500));
+        std::mem::replace(&mut switches, context_switches(monitor.pid())) == switches
+    });
     sleep_for_a_day(&world);
     // The monitor looks at all its tasks again.
     kill_and_settle(&mut fleet);
