@@ -14,6 +14,8 @@ use super::{Cmd, Output, Proc, World};
 pub struct Pty {
     master: Option<File>,
     seen: String,
+    /// The beginning of a character whose other bytes were not read yet.
+    split: Vec<u8>,
     /// The end of the last expected text: the search continues from here.
     cursor: usize,
     process: Proc,
@@ -33,6 +35,7 @@ impl Pty {
         Pty {
             master: Some(File::from(master)),
             seen: String::new(),
+            split: Vec::new(),
             cursor: 0,
             process,
             deadline: world.deadline(),
@@ -121,7 +124,13 @@ impl Pty {
         // The read fails with EIO once no process has the terminal open.
         let n = self.master().read(&mut chunk).unwrap_or(0);
         assert!(n > 0, "the terminal ended before {what}");
-        self.seen.push_str(&String::from_utf8_lossy(&chunk[..n]));
+        self.split.extend_from_slice(&chunk[..n]);
+        let whole = match std::str::from_utf8(&self.split) {
+            Err(e) if e.error_len().is_none() => e.valid_up_to(),
+            _ => self.split.len(),
+        };
+        let whole: Vec<u8> = self.split.drain(..whole).collect();
+        self.seen.push_str(&String::from_utf8_lossy(&whole));
     }
 
     /// The foreground process group of the terminal.
