@@ -6,7 +6,9 @@ use std::fs;
 use rustix::process::Signal;
 
 use crate::harness::{End, Proc, World, eventually, stat_field, state};
-use crate::standins::{Busy, KEY, bookend, change, dispatch, gone, install, json, linked, recover};
+use crate::standins::{
+    Busy, KEY, bookend, change, dispatch, gone, in_its_grace, install, json, linked, recover,
+};
 
 fn lines_with(text: &str, part: &str) -> usize {
     text.lines().filter(|l| l.contains(part)).count()
@@ -66,14 +68,7 @@ fn leftovers_belong_to_a_supervisor_that_is_still_running() {
     let Some(world) = World::of_bookend("leftovers_belong_to_a_supervisor_that_is_still_running") else {
         return;
     };
-    let (mut out, mut go) = (world.fifo("out"), world.fifo("go"));
-    let daemon = format!("probe with setsid ignore=15 -- probe stay {}", out.path());
-    let script = format!("probe daemon -- {daemon}; read x <{}; exit 3", go.path());
-    let run = world.run_sh(&script).options(["--id", "in-its-grace", "--grace", "1000s"]).start();
-    let daemon = out.pid("stay");
-    go.write_line("now");
-    let ended = || world.rows().first().is_some_and(|r| r.ending() == "failure/exit");
-    eventually(world.deadline(), "the end in the ledger", ended);
+    let (run, daemon) = in_its_grace(&world, "in-its-grace");
     let report = recover(&world, &["--grace", "0s"]);
     assert_eq!(lines_with(&report, "nothing to settle"), 1, "{report}");
     assert!(state(daemon).is_some_and(|s| s != 'Z'), "its supervisor runs");

@@ -92,6 +92,13 @@ impl<'w> Busy<'w> {
         Busy::start(world, &format!("say.{id}"), |_| world.run_sh(script).options(["--id", id]))
     }
 
+    /// Runs an agent that ignores SIGTERM, with an id that is its key too.
+    pub fn stubborn(world: &'w World, id: &str) -> Busy<'w> {
+        let script = "trap '' TERM; echo ready $$ >$SAY; while :; do sleep 1000; done";
+        let options = ["--id", id, "--key", id];
+        Busy::start(world, &format!("say.{id}"), |_| world.run_sh(script).options(options))
+    }
+
     /// Kills the supervisor and its agent, and waits until both are gone.
     pub fn kill_all(self) {
         let (world, agent) = (self.world, self.agent);
@@ -107,6 +114,20 @@ impl<'w> Busy<'w> {
         self.supervisor.signal(Signal::KILL);
         self.supervisor.wait();
     }
+}
+
+/// A run that has failed, and the pid of a process that its agent left, which ignores SIGTERM. The grace of its
+/// supervisor lasts.
+pub fn in_its_grace(world: &World, id: &str) -> (Proc, i32) {
+    let (mut out, mut go) = (world.fifo("out"), world.fifo("go"));
+    let daemon = format!("probe daemon -- probe with setsid ignore=15 -- probe stay {}", out.path());
+    let script = format!("{daemon}; read x <{}; exit 3", go.path());
+    let run = world.run_sh(&script).options(["--id", id, "--grace", "1000s"]).start();
+    let leftover = out.pid("stay");
+    go.write_line("now");
+    let has_ended = || world.rows().first().is_some_and(|row| row.ending() == "failure/exit");
+    eventually(world.deadline(), "the end in the ledger", has_ended);
+    (run, leftover)
 }
 
 pub fn gone(world: &World, pid: i32) {

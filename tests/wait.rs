@@ -39,11 +39,11 @@ impl Held {
 }
 
 /// Waits until the process sleeps.
-pub fn asleep(world: &World, process: &Proc) {
-    let mut last = voluntary_switches(process.pid());
+pub fn asleep(world: &World, pid: i32) {
+    let mut last = voluntary_switches(pid);
     eventually(world.deadline(), "a process that sleeps", || {
-        let before = std::mem::replace(&mut last, voluntary_switches(process.pid()));
-        state(process.pid()) == Some('S') && before == last
+        let before = std::mem::replace(&mut last, voluntary_switches(pid));
+        state(pid) == Some('S') && before == last
     });
 }
 
@@ -53,7 +53,7 @@ fn wait_returns_when_all_tasks_have_ended_and_fails_unless_all_succeeded() {
     let Some(world) = World::of_bookend(test) else { return };
     let (one, two) = (Held::start(&world, "one", 0, &[]), Held::start(&world, "two", 0, &[]));
     let both = waiting(&world, &["one", "two"]);
-    asleep(&world, &both);
+    asleep(&world, both.pid());
     one.end();
     two.end();
     let output = both.wait().ended(End::Code(0)).silent();
@@ -61,7 +61,7 @@ fn wait_returns_when_all_tasks_have_ended_and_fails_unless_all_succeeded() {
     assert_eq!(ends, ["task one: success", "task two: success"]);
     let three = Held::start(&world, "three", 3, &[]);
     let failing = waiting(&world, &["three", "one"]);
-    asleep(&world, &failing);
+    asleep(&world, failing.pid());
     three.end();
     let output = failing.wait().ended(End::Code(1)).silent();
     assert!(output.stdout.contains("task three: failure (exit 3) after "), "{output:?}");
@@ -94,7 +94,7 @@ fn wait_accepts_a_key() {
     wait(&world, &["--key", "k"]).ended(End::Code(1));
     let held = Held::start(&world, "second", 0, &["--key", "k"]);
     let process = waiting(&world, &["--key", "k"]);
-    asleep(&world, &process);
+    asleep(&world, process.pid());
     held.end();
     let output = process.wait().ended(End::Code(0));
     assert!(output.stdout.starts_with("task second: success"), "{output:?}");
@@ -111,7 +111,7 @@ fn wait_alone_waits_for_the_tasks_that_run_now() {
     assert_eq!(wait(&world, &[]).ended(End::Code(0)).silent().stdout, "no task is running\n");
     let now = Held::start(&world, "now", 0, &[]);
     let process = waiting(&world, &[]);
-    asleep(&world, &process);
+    asleep(&world, process.pid());
     let later = Held::start(&world, "later", 0, &[]);
     now.end();
     let output = process.wait().ended(End::Code(0));
@@ -126,7 +126,7 @@ fn wait_returns_while_the_hook_of_the_task_still_runs() {
     let hook = format!("echo ready $$ >{}; read line <{}", up.path(), go.path());
     let mut held = Held::start(&world, "one", 0, &["--on-finish", &hook]);
     let process = waiting(&world, &["one"]);
-    asleep(&world, &process);
+    asleep(&world, process.pid());
     held.go.write_line("now");
     up.pid("ready");
     process.wait().ended(End::Code(0));
@@ -144,7 +144,7 @@ fn wait_returns_while_leftovers_of_the_task_are_ended() {
     let run = world.run_sh(&script).options(["--id", "one", "--leftovers", "end", "--grace", "1h"]).start();
     let stubborn = up.pid("ready");
     let process = waiting(&world, &["one"]);
-    asleep(&world, &process);
+    asleep(&world, process.pid());
     go.write_line("now");
     process.wait().ended(End::Code(1));
     assert_eq!(state(run.pid()), Some('S'), "the supervisor still ends the leftover");
@@ -158,7 +158,7 @@ fn a_killed_supervisor_ends_the_wait() {
     let Some(world) = World::of_bookend("a_killed_supervisor_ends_the_wait") else { return };
     let busy = Busy::sleep(&world, "lost");
     let process = waiting(&world, &["lost"]);
-    asleep(&world, &process);
+    asleep(&world, process.pid());
     busy.kill_all();
     for output in [process.wait(), wait(&world, &["lost"])] {
         let output = output.ended(End::Code(1)).silent();
@@ -175,7 +175,7 @@ fn an_end_that_waits_in_the_spool_ends_the_wait() {
     let Some(world) = World::of_bookend("an_end_that_waits_in_the_spool_ends_the_wait") else { return };
     let task = Waiting::start(&world, |run| run.env("BOOKEND_BUSY_TIMEOUT", "10ms"));
     let process = waiting(&world, &["one"]);
-    asleep(&world, &process);
+    asleep(&world, process.pid());
     let lock = locked(&world);
     task.end_in_spool(&world);
     for output in [process.wait(), wait(&world, &["one"])] {
@@ -192,7 +192,7 @@ fn wait_polls_only_where_it_cannot_watch_the_spool() {
     let Some(world) = World::of_bookend("wait_polls_only_where_it_cannot_watch_the_spool") else { return };
     let held = Held::start(&world, "one", 0, &[]);
     let process = waiting(&world, &["one"]);
-    asleep(&world, &process);
+    asleep(&world, process.pid());
     let before = voluntary_switches(process.pid());
     pause(Duration::from_millis(2500));
     assert_eq!(voluntary_switches(process.pid()), before, "it woke up without a cause");
@@ -201,7 +201,7 @@ fn wait_polls_only_where_it_cannot_watch_the_spool() {
     fs::rename(&spool, &away).expect("renamed");
     let polling = waiting(&world, &["one"]);
     for process in [&process, &polling] {
-        asleep(&world, process);
+        asleep(&world, process.pid());
         let before = voluntary_switches(process.pid());
         eventually(world.deadline(), "a look", || voluntary_switches(process.pid()) > before);
     }
@@ -246,7 +246,7 @@ fn a_stop_signal_ends_the_wait_and_not_the_task() {
     let Some(world) = World::of_bookend("a_stop_signal_ends_the_wait_and_not_the_task") else { return };
     let held = Held::start(&world, "one", 0, &[]);
     let process = waiting(&world, &["one"]);
-    asleep(&world, &process);
+    asleep(&world, process.pid());
     process.signal(Signal::INT);
     process.wait().ended(End::Signal(libc::SIGINT));
     assert_eq!(world.row().text("status"), "running");

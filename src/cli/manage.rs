@@ -56,7 +56,7 @@ struct PolicyArgs {
 pub struct MonitorArgs {
     #[command(flatten)]
     policy: PolicyArgs,
-    /// Print one JSON object, on one line, each time
+    /// Print a line of JSON for each recovery that did something
     #[arg(long)]
     json: bool,
     /// Print errors only on stderr

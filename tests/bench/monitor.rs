@@ -61,7 +61,7 @@ impl Round {
                     settle(fleet);
                 }
                 let used = cpu(monitor.pid()) - before;
-                monitor.stop();
+                monitor.stop().silent();
                 used
             }),
             recover: Deaths::measure(fleet, live, 5, |fleet, deaths| {
@@ -165,7 +165,7 @@ fn steadily(bench: &Bench, world: &World, fleet: &mut Fleet<'_>, live: usize) ->
     let first = fleet.deaths.len();
     fleet.kill_steadily(seconds * DEATHS_A_SECOND as usize, DEATHS_A_SECOND);
     settle(fleet);
-    monitor.stop();
+    monitor.stop().silent();
     let times: Vec<f64> = fleet.deaths[first..].iter().filter_map(|d| d.durable.map(milliseconds)).collect();
     let third = times.len() / 3;
     let pair = Pair { ours: p50(&times[times.len() - third..]), theirs: p50(&times[..third]) };
@@ -187,7 +187,7 @@ fn at_rest(bench: &Bench, world: &World, fleet: &mut Fleet<'_>, live: usize) -> 
     pause(Duration::from_secs(seconds));
     let switches = (context_switches(monitor.pid()) - before) as f64 * 60.0 / seconds as f64;
     let (anonymous, _) = memory(monitor.pid()).expect("the memory of the monitor");
-    monitor.stop();
+    monitor.stop().silent();
     let figure = |what: &str, limit, unit, value| {
         let what = format!("{what} after {AT_ONCE} deaths at once, {live} supervisors");
         Figure::new(&what, "", Some(limit), Measured::alone(unit, &[value]))

@@ -34,7 +34,7 @@ fn recover(world: &World) -> Result<(), String> {
 /// As [`recover`], by a monitor.
 #[cfg(feature = "failpoints")]
 fn recover_by_monitor(world: &World) -> Result<(), String> {
-    let mut monitor = Monitor::spawn(world, &[], &[], &monitor_options());
+    let monitor = Monitor::spawn(world, &[], &[], &monitor_options());
     if monitor.is_ready(world.deadline()) {
         eventually(world.deadline(), "the next monitor to settle and report everything", || is_quiet(world));
     }

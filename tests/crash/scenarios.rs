@@ -36,7 +36,7 @@ impl Scenario {
                 environment.iter().fold(command(world), |command, (n, v)| command.env(n, v)).run()
             }
             Act::Monitor(deaths) => {
-                let mut monitor = Monitor::spawn(world, &[], environment, &monitor_options());
+                let monitor = Monitor::spawn(world, &[], environment, &monitor_options());
                 if monitor.is_ready(world.deadline()) {
                     deaths(world);
                     let until = Deadline::within(MONITOR_LIMIT);

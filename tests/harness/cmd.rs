@@ -333,7 +333,7 @@ impl Proc {
 
 /// The text of stderr without AddressSanitizer's warning (`just sanitize`) that the gated child runs on a
 /// stack that belongs to no thread, which is intended. An error that AddressSanitizer reports fails the test.
-fn without_sanitizer_warning(stderr: &[u8]) -> String {
+pub(super) fn without_sanitizer_warning(stderr: &[u8]) -> String {
     const WARNING: [&str; 3] = [
         "WARNING: ASan is ignoring requested __asan_handle_no_return",
         "False positive error reports may follow",

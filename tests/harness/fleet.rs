@@ -1,21 +1,18 @@
-//! Many supervisors whose agents only wait, and a `bookend monitor` beside them. Three moments of each death
-//! are recorded: the kill, the agent's exit by the monitor's signal, and the commit of the row.
+//! Many supervisors whose agents only wait, for tests of a monitor. Three moments of each death are recorded:
+//! the kill, the agent's exit by the monitor's signal, and the commit of the row.
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
+use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::World;
 use super::procfs::{forked, stat_field};
 use super::wait::{AsFdRef, Deadline, eventually, ready};
-use super::{End, Output, World};
 
 /// An agent without a parent-death signal: nothing but the monitor ends it after its supervisor.
 const AGENT: [&str; 5] = ["setpriv", "--pdeathsig", "clear", "sleep", "100000"];
@@ -24,125 +21,8 @@ const STARTS: usize = 16;
 /// The longest time between two looks at the ledger.
 const LOOK: Duration = Duration::from_micros(250);
 
-/// A `bookend monitor` with its notification socket. Dropping it kills it.
-pub struct Monitor {
-    process: Child,
-    handle: OwnedFd,
-    socket: PathBuf,
-    messages: Receiver<String>,
-    output: PathBuf,
-    errors: PathBuf,
-}
-
-impl Monitor {
-    /// Starts it, by the command `prefix` if there is one, without waiting until it is ready.
-    pub fn spawn(world: &World, prefix: &[&str], environment: &[(&str, &str)], options: &[&str]) -> Monitor {
-        let name = |kind: &str| (0..).map(|n| world.path(&format!("{kind}.{n}"))).find(|p| !p.exists());
-        let [socket, output, errors] =
-            ["monitor.notify", "monitor.out", "monitor.err"].map(|kind| name(kind).expect("a name"));
-        let messages = listen(&socket);
-        let mut command = command(world, prefix);
-        command
-            .arg("monitor")
-            .args(options)
-            .env("NOTIFY_SOCKET", &socket)
-            .envs(environment.iter().copied())
-            .stdout(File::create(&output).expect("a file for its output"))
-            .stderr(File::create(&errors).expect("a file for its messages"));
-        let process = command.spawn().expect("a monitor");
-        let handle =
-            pidfd_open(Pid::from_child(&process), PidfdFlags::empty()).expect("a pidfd of our child");
-        Monitor { process, handle, socket, messages, output, errors }
-    }
-
-    /// Starts it and waits until it has settled what it found and watches the rest.
-    pub fn start(world: &World, options: &[&str]) -> Monitor {
-        let mut monitor = Monitor::spawn(world, &[], &[], options);
-        assert!(monitor.is_ready(world.deadline()), "the monitor ended at its start: {}", monitor.errors());
-        monitor
-    }
-
-    /// Waits until it says that it is ready. `false`: it has exited.
-    pub fn is_ready(&mut self, deadline: Deadline) -> bool {
-        while !deadline.passed() {
-            match self.messages.recv_timeout(Duration::from_millis(5)) {
-                Ok(message) if message.lines().any(|line| line == "READY=1") => return true,
-                Ok(_) => {}
-                Err(_) if self.has_exited() => return false,
-                Err(_) => {}
-            }
-        }
-        panic!("timed out waiting for the monitor to be ready: {}", self.errors());
-    }
-
-    pub fn has_exited(&self) -> bool {
-        ready(&[&self.handle], Duration::ZERO)[0]
-    }
-
-    pub fn pid(&self) -> i32 {
-        self.process.id() as i32
-    }
-
-    pub fn signal(&self, signal: Signal) {
-        pidfd_send_signal(&self.handle, signal).expect("a signal to our child");
-    }
-
-    /// What it has printed so far.
-    pub fn output(&self) -> String {
-        fs::read_to_string(&self.output).expect("its output")
-    }
-
-    /// What it has printed on stderr so far.
-    pub fn errors(&self) -> String {
-        fs::read_to_string(&self.errors).expect("its messages")
-    }
-
-    /// Waits until it has exited, at most until `deadline`.
-    pub fn wait(&mut self, deadline: Deadline) -> End {
-        deadline.readable("the end of the monitor", &[&self.handle]);
-        self.process.wait().expect("its status").into()
-    }
-
-    /// Sends SIGTERM, and returns how it ended and what it printed.
-    pub fn end(mut self) -> Output {
-        // It may have exited before.
-        let _ = pidfd_send_signal(&self.handle, Signal::TERM);
-        let end = self.wait(Deadline::new());
-        let stdout = self.output();
-        Output { end, bytes: stdout.clone().into_bytes(), stdout, stderr: self.errors() }
-    }
-
-    /// Sends SIGTERM, and expects that it ends by that signal and had nothing to complain about.
-    #[track_caller]
-    pub fn stop(self) {
-        self.end().ended(End::Signal(15)).silent();
-    }
-}
-
-impl Drop for Monitor {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-        // Ends the thread that reads the messages.
-        let _ = UnixDatagram::unbound().and_then(|socket| socket.send_to(b"", &self.socket));
-    }
-}
-
-/// Reads the messages of a service as systemd does, so that the socket never fills up.
-fn listen(path: &PathBuf) -> Receiver<String> {
-    let socket = UnixDatagram::bind(path).expect("a notification socket");
-    let (sender, receiver) = channel();
-    std::thread::spawn(move || {
-        let mut buffer = [0; 4096];
-        while let Ok(n @ 1..) = socket.recv(&mut buffer) {
-            let _ = sender.send(String::from_utf8_lossy(&buffer[..n]).into_owned());
-        }
-    });
-    receiver
-}
-
 /// bookend in the world's environment, in a directory without a git worktree.
-fn command(world: &World, prefix: &[&str]) -> Command {
+pub(super) fn command(world: &World, prefix: &[&str]) -> Command {
     let bookend = world.name("bin/bookend");
     let words: Vec<&str> = prefix.iter().copied().chain([bookend.as_str()]).collect();
     let mut command = Command::new(words[0]);

@@ -11,6 +11,7 @@ mod document;
 mod fifo;
 mod fleet;
 mod ledger;
+mod monitor;
 mod procfs;
 mod pty;
 mod stand_in;
@@ -30,8 +31,9 @@ use tempfile::TempDir;
 pub use cmd::{Cmd, End, Output, Proc};
 pub use document::{DocumentBlock, blocks, document, documents, prose};
 pub use fifo::Fifo;
-pub use fleet::{Fleet, Monitor, percentile};
+pub use fleet::{Fleet, percentile};
 pub use ledger::Row;
+pub use monitor::{Monitor, Notifications};
 pub use procfs::{
     all_processes, children, context_switches, forked, group, marked, memory, open_files, pending,
     proc_is_hidden, stat_field, state, voluntary_switches,

@@ -28,8 +28,7 @@ impl Deadline {
     /// # Panics
     /// When the deadline passes: `what` names what was waited for.
     pub fn readable(self, what: &str, fds: &[&dyn AsFdRef]) -> Vec<bool> {
-        let left = self.limit.saturating_sub(self.set.elapsed());
-        let ready = ready(fds, left);
+        let ready = ready(fds, self.left());
         assert!(ready.contains(&true), "timed out waiting for {what}");
         ready
     }
@@ -37,6 +36,10 @@ impl Deadline {
     /// Whether `time` has passed since the deadline was set.
     pub fn has_run_for(self, time: Duration) -> bool {
         self.set.elapsed() >= time
+    }
+
+    pub(super) fn left(self) -> Duration {
+        self.limit.saturating_sub(self.set.elapsed())
     }
 
     pub fn passed(self) -> bool {

@@ -7,8 +7,7 @@ use std::time::Duration;
 use crate::clocks::faketime;
 use crate::crash::fault::number;
 use crate::harness::{
-    Deadline, Fleet, Monitor, Proc, World, context_switches, eventually, is_root, on_path, pause, possible,
-    state,
+    Deadline, Fleet, Monitor, World, context_switches, eventually, is_root, on_path, pause, possible, state,
 };
 use crate::standins::{Busy, change};
 
@@ -25,9 +24,7 @@ fn monitor_with_a_clock(test: &str, world: &World, options: &[&str]) -> Option<M
         ("FAKETIME_NO_CACHE", "1"),
         ("FAKETIME_TIMESTAMP_FILE", &clock),
     ];
-    let mut monitor = Monitor::spawn(world, &[], &environment, options);
-    assert!(monitor.is_ready(world.deadline()), "it ended: {}", monitor.errors());
-    Some(monitor)
+    Some(Monitor::start_with(world, &[], &environment, options))
 }
 
 /// As if the machine had been suspended for a day.
@@ -43,24 +40,16 @@ fn kill_and_settle(fleet: &mut Fleet<'_>) {
     assert!(pending.is_empty(), "not settled: {pending:?}");
 }
 
-/// A run whose agent ignores SIGTERM, and the pid of the agent.
-fn stubborn(world: &World) -> (Proc, i32) {
-    let mut say = world.fifo("say");
-    let script = "trap '' TERM; echo ready $$ >$SAY; exec sleep 100000";
-    let run = world.run_sh(script).options(["--id", "stubborn"]).env("SAY", say.path()).start();
-    let agent = say.pid("ready");
-    (run, agent)
-}
-
 #[test]
 fn a_grace_does_not_count_the_time_that_the_machine_slept() {
     let test = "a_grace_does_not_count_the_time_that_the_machine_slept";
     let Some(world) = World::of_bookend(test) else { return };
     let mut fleet = Fleet::new(&world);
     fleet.grow(2);
-    let (run, agent) = stubborn(&world);
+    let stubborn = Busy::stubborn(&world, "stubborn");
+    let agent = stubborn.agent;
     let Some(monitor) = monitor_with_a_clock(test, &world, &["--grace", "1h"]) else { return };
-    drop(run);
+    stubborn.kill_supervisor();
     // Read after the event of the stubborn task.
     kill_and_settle(&mut fleet);
     // The grace has begun when nothing more is due before its end.
@@ -75,7 +64,7 @@ fn a_grace_does_not_count_the_time_that_the_machine_slept() {
     assert!(state(agent).is_some_and(|s| s != 'Z'), "the agent was killed before its grace had passed");
     let rows = world.sql("SELECT status FROM task_history WHERE id = 'stubborn'");
     assert_eq!(rows[0].text("status"), "running");
-    monitor.stop();
+    monitor.stop().silent();
     assert!(state(agent).is_some_and(|s| s != 'Z'), "a stopped monitor ends nothing");
 }
 
@@ -95,7 +84,7 @@ fn a_task_that_cannot_be_judged_expires_by_the_time_that_the_machine_slept() {
     sleep_for_a_day(&world);
     eventually(Deadline::within(Duration::from_secs(90)), "the task to expire", || ending() != "running/");
     assert_eq!(ending(), "interrupted/ttl");
-    monitor.stop();
+    monitor.stop().silent();
 }
 
 #[test]
@@ -111,12 +100,11 @@ fn a_monitor_in_another_time_namespace_settles_deaths_and_spares_the_living() {
     fleet.grow(3);
     // A loss before its start, and one after it.
     fleet.kill();
-    let mut monitor = Monitor::spawn(&world, &NAMESPACE, &[], &[]);
-    assert!(monitor.is_ready(world.deadline()), "it ended: {}", monitor.errors());
+    let monitor = Monitor::start_with(&world, &NAMESPACE, &[], &[]);
     kill_and_settle(&mut fleet);
     let left = world.sql("SELECT id FROM task_history WHERE status = 'running'");
     assert_eq!(left.len(), 1);
     assert!(left[0].text("id") == fleet.next().1, "{left:?}");
     assert!(fleet.deaths.iter().all(|death| death.noticed.is_some()), "the agents were ended");
-    monitor.stop();
+    monitor.stop().silent();
 }

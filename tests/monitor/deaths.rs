@@ -5,15 +5,9 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use super::{MonitorService, count, until_ended, until_reported};
-use crate::harness::{End, World, context_switches, eventually, open_files, parsed, state};
-use crate::standins::{Busy, KEY, dispatch, gone, install, linked};
-
-/// An agent that ignores SIGTERM.
-fn stubborn<'w>(world: &'w World, id: &str) -> Busy<'w> {
-    let script = "trap '' TERM; echo ready $$ >$SAY; while :; do sleep 1000; done";
-    Busy::start(world, &format!("say.{id}"), |_| world.run_sh(script).options(["--id", id, "--key", id]))
-}
+use super::{count, until_ended, until_reported};
+use crate::harness::{End, Monitor, World, context_switches, eventually, open_files, parsed, state};
+use crate::standins::{Busy, KEY, dispatch, gone, in_its_grace, install, linked};
 
 #[test]
 fn a_killed_supervisor_is_settled_at_once_and_its_agent_ended() {
@@ -21,7 +15,7 @@ fn a_killed_supervisor_is_settled_at_once_and_its_agent_ended() {
         return;
     };
     install(&world);
-    let monitor = MonitorService::start(&world, &[]);
+    let monitor = Monitor::start(&world, &[]);
     let busy = Busy::of(&world, "claude");
     let (agent, id) = (busy.agent, world.row().text("id"));
     assert!(linked(&world).is_some());
@@ -34,7 +28,7 @@ fn a_killed_supervisor_is_settled_at_once_and_its_agent_ended() {
     assert_eq!(linked(&world), None, "its session is invalidated");
     let moves = world.sql("SELECT to_status, by_command, by_pid FROM task_transition ORDER BY at, n");
     let by = moves.last().map(|m| (m.text("to_status"), m.text("by_command"), m.pid("by_pid")));
-    assert_eq!(by, Some(("interrupted".to_owned(), "monitor".to_owned(), monitor.process.pid())));
+    assert_eq!(by, Some(("interrupted".to_owned(), "monitor".to_owned(), monitor.pid())));
     let spool = world.path("state/bookend/bookend.db.d/spool");
     assert_eq!(fs::read_dir(spool).expect("the spool").count(), 0, "the slot was removed");
     dispatch(&world, "claude").run().ended(End::Code(0));
@@ -47,8 +41,8 @@ fn a_killed_supervisor_is_settled_at_once_and_its_agent_ended() {
 fn an_agent_that_ignores_sigterm_is_killed_after_the_grace_and_before_its_key_is_free() {
     let test = "an_agent_that_ignores_sigterm_is_killed_after_the_grace_and_before_its_key_is_free";
     let Some(world) = World::of_bookend(test) else { return };
-    let monitor = MonitorService::start(&world, &["--grace", "1s"]);
-    let busy = stubborn(&world, "one");
+    let monitor = Monitor::start(&world, &["--grace", "1s"]);
+    let busy = Busy::stubborn(&world, "one");
     let agent = busy.agent;
     busy.kill_supervisor();
     until_ended(&world, "one", "interrupted/supervisor_lost");
@@ -60,9 +54,9 @@ fn an_agent_that_ignores_sigterm_is_killed_after_the_grace_and_before_its_key_is
 #[test]
 fn many_that_die_at_once_are_ended_side_by_side() {
     let Some(world) = World::of_bookend("many_that_die_at_once_are_ended_side_by_side") else { return };
-    let monitor = MonitorService::start(&world, &["--grace", "4s"]);
+    let monitor = Monitor::start(&world, &["--grace", "4s"]);
     let ids: Vec<String> = (0..8).map(|n| format!("task-{n}")).collect();
-    let busy: Vec<Busy<'_>> = ids.iter().map(|id| stubborn(&world, id)).collect();
+    let busy: Vec<Busy<'_>> = ids.iter().map(|id| Busy::stubborn(&world, id)).collect();
     // One after the other they would take longer than the test may.
     busy.into_iter().for_each(Busy::kill_supervisor);
     ids.iter().for_each(|id| until_reported(&world, id));
@@ -76,7 +70,7 @@ fn many_that_die_at_once_are_ended_side_by_side() {
 fn a_run_that_is_lost_under_a_key_is_settled_once_by_the_next_run_or_the_monitor() {
     let test = "a_run_that_is_lost_under_a_key_is_settled_once_by_the_next_run_or_the_monitor";
     let Some(world) = World::of_bookend(test) else { return };
-    let monitor = MonitorService::start(&world, &[]);
+    let monitor = Monitor::start(&world, &[]);
     for n in 0..8 {
         let id = format!("lost-{n}");
         let script = "echo ready $$ >$SAY; exec sleep 1000";
@@ -100,7 +94,7 @@ fn a_run_that_is_lost_under_a_key_is_settled_once_by_the_next_run_or_the_monitor
 fn each_lost_task_is_reported_once_by_the_monitor_or_a_recovery_beside_it() {
     let test = "each_lost_task_is_reported_once_by_the_monitor_or_a_recovery_beside_it";
     let Some(world) = World::of_bookend(test) else { return };
-    let monitor = MonitorService::start(&world, &[]);
+    let monitor = Monitor::start(&world, &[]);
     let ids: Vec<String> = (0..8).map(|n| format!("lost-{n}")).collect();
     let mut printed = String::new();
     for id in &ids {
@@ -120,14 +114,8 @@ fn each_lost_task_is_reported_once_by_the_monitor_or_a_recovery_beside_it() {
 fn a_supervisor_killed_after_the_end_and_before_its_leftovers_leaves_no_process() {
     let test = "a_supervisor_killed_after_the_end_and_before_its_leftovers_leaves_no_process";
     let Some(world) = World::of_bookend(test) else { return };
-    let monitor = MonitorService::start(&world, &["--grace", "1s"]);
-    let (mut out, mut go) = (world.fifo("out"), world.fifo("go"));
-    let daemon = format!("probe with setsid ignore=15 -- probe stay {}", out.path());
-    let script = format!("probe daemon -- {daemon}; read x <{}; exit 3", go.path());
-    let run = world.run_sh(&script).options(["--id", "in-its-grace", "--grace", "1000s"]).start();
-    let daemon = out.pid("stay");
-    go.write_line("now");
-    until_ended(&world, "in-its-grace", "failure/exit");
+    let monitor = Monitor::start(&world, &["--grace", "1s"]);
+    let (run, daemon) = in_its_grace(&world, "in-its-grace");
     assert!(state(daemon).is_some_and(|s| s != 'Z'), "its supervisor ends it");
     run.signal(Signal::KILL);
     run.wait();
@@ -146,18 +134,12 @@ fn a_supervisor_killed_after_the_end_and_before_its_leftovers_leaves_no_process(
 fn a_slot_that_another_process_removes_hides_no_leftovers() {
     let test = "a_slot_that_another_process_removes_hides_no_leftovers";
     let Some(world) = World::of_bookend(test) else { return };
-    let monitor = MonitorService::start(&world, &["--grace", "1s"]);
-    let (mut out, mut go) = (world.fifo("out"), world.fifo("go"));
-    let daemon = format!("probe daemon -- probe with setsid ignore=15 -- probe stay {}", out.path());
-    let script = format!("{daemon}; read x <{}; exit 3", go.path());
-    let run = world.run_sh(&script).options(["--id", "one", "--grace", "1000s"]).start();
-    let daemon = out.pid("stay");
-    go.write_line("now");
-    until_ended(&world, "one", "failure/exit");
+    let monitor = Monitor::start(&world, &["--grace", "1s"]);
+    let (run, daemon) = in_its_grace(&world, "one");
     let slot = world.path("state/bookend/bookend.db.d/spool/.one.slot");
     // As when a recovery removes the slot while its dead supervisor still exits.
     fs::File::options().append(true).open(&slot).expect("the slot");
-    let pid = monitor.process.pid();
+    let pid = monitor.pid();
     let mut last = context_switches(pid);
     eventually(world.deadline(), "a monitor that waits for the supervisor", || {
         let before = std::mem::replace(&mut last, context_switches(pid));
@@ -174,7 +156,7 @@ fn a_slot_that_another_process_removes_hides_no_leftovers() {
 fn a_task_that_was_stopped_cleanly_is_reported_when_its_supervisor_has_exited() {
     let test = "a_task_that_was_stopped_cleanly_is_reported_when_its_supervisor_has_exited";
     let Some(world) = World::of_bookend(test) else { return };
-    let monitor = MonitorService::start(&world, &["--json"]);
+    let monitor = Monitor::start(&world, &["--json"]);
     let busy = Busy::sleep(&world, "one");
     world.run_sh("exit 3").options(["--id", "failed"]).run().ended(End::Code(3));
     busy.supervisor.signal(Signal::HUP);

@@ -84,7 +84,7 @@ fn index(points: &[&str], point: &str) -> usize {
 
 /// Stops the monitor, and checks that it reported each interrupted task once, and that nothing is left.
 fn check_reports(world: &World, monitor: Monitor) {
-    let output = monitor.end().ended(End::Signal(15));
+    let output = monitor.stop();
     let interrupted = world.sql("SELECT id FROM task_history WHERE status = 'interrupted'");
     assert!(!interrupted.is_empty());
     for row in interrupted {

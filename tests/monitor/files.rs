@@ -5,8 +5,8 @@ use std::fs;
 use rusqlite::Connection;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::{MonitorService, count, until_ended, until_reported};
-use crate::harness::{End, World, eventually};
+use super::{count, until_ended, until_reported};
+use crate::harness::{End, Monitor, World, eventually};
 use crate::spool::{Waiting, locked};
 use crate::standins::Busy;
 
@@ -17,7 +17,7 @@ fn spool(world: &World) -> std::path::PathBuf {
 #[test]
 fn a_record_in_the_spool_is_merged_when_it_arrives() {
     let Some(world) = World::of_bookend("a_record_in_the_spool_is_merged_when_it_arrives") else { return };
-    let monitor = MonitorService::start(&world, &[]);
+    let monitor = Monitor::start(&world, &[]);
     let waiting = Waiting::start(&world, |run| run.env("BOOKEND_BUSY_TIMEOUT", "10ms"));
     let lock = locked(&world);
     waiting.end_in_spool(&world);
@@ -38,7 +38,7 @@ fn a_record_in_the_spool_is_merged_when_it_arrives() {
 #[test]
 fn deaths_are_seen_after_the_spool_was_replaced() {
     let Some(world) = World::of_bookend("deaths_are_seen_after_the_spool_was_replaced") else { return };
-    let monitor = MonitorService::start(&world, &[]);
+    let monitor = Monitor::start(&world, &[]);
     let (moved, removed) = (Busy::sleep(&world, "moved"), Busy::sleep(&world, "removed"));
     let spool = spool(&world);
     // The slots of running tasks go with it; a copy of a slot is not the one that its supervisor holds open.
@@ -69,7 +69,7 @@ fn a_replaced_ledger_is_opened_again_and_recovered() {
     let busy = Busy::sleep(&world, "one");
     let copy = world.name("tmp/copy.db");
     world.bare(["bookend", "backup", &copy]).run().ended(End::Code(0));
-    let monitor = MonitorService::start(&world, &[]);
+    let monitor = Monitor::start(&world, &[]);
     let ledger = world.ledger();
     fs::rename(&copy, &ledger).expect("another ledger");
     for log in ["-wal", "-shm"] {
@@ -88,7 +88,7 @@ fn the_byte_of_the_monitor_is_taken_again_in_a_new_live_file() {
     let Some(world) = World::of_bookend("the_byte_of_the_monitor_is_taken_again_in_a_new_live_file") else {
         return;
     };
-    let monitor = MonitorService::start(&world, &[]);
+    let monitor = Monitor::start(&world, &[]);
     fs::remove_file(world.path("state/bookend/bookend.db.d/live")).expect("no live file");
     Busy::sleep(&world, "one").kill_supervisor();
     until_reported(&world, "one");
@@ -104,8 +104,7 @@ fn a_locked_ledger_delays_the_monitor_and_does_not_end_it() {
     };
     let busy = Busy::sleep(&world, "one");
     let lock = Connection::open(world.ledger()).expect("the ledger");
-    let program = ["env", "BOOKEND_BUSY_TIMEOUT=10ms", "bookend"];
-    let monitor = MonitorService::begin(&world, &program, &[]);
+    let monitor = Monitor::spawn(&world, &[], &[("BOOKEND_BUSY_TIMEOUT", "10ms")], &[]);
     monitor.service.until("watching the tasks in");
     lock.execute_batch("BEGIN IMMEDIATE").expect("a lock");
     busy.kill_supervisor();

@@ -2,8 +2,8 @@
 
 use rustix::process::Signal;
 
-use super::{MonitorService, count, until_ended, until_reported};
-use crate::harness::{End, World, bookend, eventually, on_path, possible};
+use super::{CutOff, count, until_delivered, until_ended, until_reported};
+use crate::harness::{End, Monitor, World, bookend, eventually, on_path, possible};
 use crate::spool::{Waiting, locked};
 use crate::standins::{Busy, gone};
 use crate::wait::asleep;
@@ -17,7 +17,7 @@ fn a_hook_that_hangs_delays_no_other_death() {
         started.path(),
         go.path()
     );
-    let monitor = MonitorService::start(&world, &["--on-interrupted", &hook]);
+    let monitor = Monitor::start(&world, &["--on-interrupted", &hook]);
     let (one, two) = (Busy::sleep(&world, "one"), Busy::sleep(&world, "two"));
     one.kill_supervisor();
     assert_eq!(started.line(), "one none");
@@ -38,19 +38,9 @@ fn a_supervisor_that_is_killed_in_its_hook_is_delivered_again() {
     let Some(world) = World::of_bookend("a_supervisor_that_is_killed_in_its_hook_is_delivered_again") else {
         return;
     };
-    let monitor = MonitorService::start(&world, &[]);
-    let mut started = world.fifo("started");
-    let hook = format!(
-        "echo attempt $BOOKEND_DELIVERY_ATTEMPT >{}; [ $BOOKEND_DELIVERY_ATTEMPT = 2 ] || exec sleep 1000",
-        started.path()
-    );
-    let run = world.run(["true"]).options(["--id", "one", "--on-finish", &hook]).start();
-    assert_eq!(started.line(), "attempt 1");
-    run.signal(Signal::KILL);
-    run.wait();
-    assert_eq!(started.line(), "attempt 2");
-    let delivered = || world.row().text("delivery_status") == "delivered";
-    eventually(world.deadline(), "the delivery", delivered);
+    let monitor = Monitor::start(&world, &[]);
+    CutOff::start(&world, "one").kill_supervisor().runs_again();
+    until_delivered(&world);
     let output = monitor.stop().silent();
     assert_eq!(count(&output.stdout, "the --on-finish command of task one: delivered"), 1, "{output:?}");
 }
@@ -61,7 +51,7 @@ fn the_hook_of_a_lost_task_runs_before_its_report() {
     let mut log = world.fifo("log");
     let said = |what: &str| format!("echo {what} $BOOKEND_FINISHED_TASK >{}", log.path());
     let (finish, report) = (said("finish"), said("report"));
-    let monitor = MonitorService::start(&world, &["--on-interrupted", &report]);
+    let monitor = Monitor::start(&world, &["--on-interrupted", &report]);
     let script = "echo ready $$ >$SAY; exec sleep 1000";
     let options = ["--id", "one", "--on-finish", &finish];
     Busy::start(&world, "say", |_| world.run_sh(script).options(options)).kill_supervisor();
@@ -77,15 +67,15 @@ fn a_stop_reaches_the_hook_and_its_attempt_does_not_count() {
     };
     let mut started = world.fifo("started");
     let hook = format!("echo started >{}; exec sleep 1000", started.path());
-    let monitor = MonitorService::start(&world, &["--on-interrupted", &hook]);
+    let monitor = Monitor::start(&world, &["--on-interrupted", &hook]);
     let (one, two) = (Busy::sleep(&world, "one"), Busy::sleep(&world, "two"));
     one.kill_all();
     started.line();
     two.kill_all();
     until_ended(&world, "two", "interrupted/supervisor_lost");
-    monitor.process.signal(Signal::TERM);
+    monitor.signal(Signal::TERM);
     monitor.service.until("STOPPING=1");
-    let output = monitor.process.wait().ended(End::Signal(15));
+    let output = monitor.wait().ended(End::Signal(15));
     assert!(output.stderr.is_empty(), "{output:?}");
     assert_eq!(count(&output.stdout, "was interrupted by SIGTERM for task one"), 1, "{output:?}");
     let rows = world.sql("SELECT hint_attempts, hinted_at IS NULL AS due FROM task_history");
@@ -100,12 +90,12 @@ fn a_monitor_killed_in_a_hook_runs_it_again_at_its_next_start() {
     };
     let mut started = world.fifo("started");
     let hook = format!("echo $$ >{}; exec sleep 1000", started.path());
-    let monitor = MonitorService::start(&world, &["--on-interrupted", &hook]);
+    let monitor = Monitor::start(&world, &["--on-interrupted", &hook]);
     Busy::sleep(&world, "one").kill_all();
     started.line();
     monitor.kill();
     let quick = format!("echo again >{}", started.path());
-    let monitor = MonitorService::start(&world, &["--on-interrupted", &quick]);
+    let monitor = Monitor::start(&world, &["--on-interrupted", &quick]);
     assert_eq!(started.line(), "again");
     until_reported(&world, "one");
     assert_eq!(world.row().number("hint_attempts"), Some(2));
@@ -117,7 +107,7 @@ fn a_record_that_arrives_while_a_hook_runs_is_merged() {
     let Some(world) = World::of_bookend("a_record_that_arrives_while_a_hook_runs_is_merged") else { return };
     let mut started = world.fifo("started");
     let hook = format!("echo up >{}; exec sleep 1000", started.path());
-    let monitor = MonitorService::start(&world, &["--on-interrupted", &hook]);
+    let monitor = Monitor::start(&world, &["--on-interrupted", &hook]);
     let waiting = Waiting::start(&world, |run| run.env("BOOKEND_BUSY_TIMEOUT", "10ms"));
     Busy::sleep(&world, "lost").kill_all();
     assert_eq!(started.line(), "up");
@@ -137,13 +127,11 @@ fn a_monitor_is_ready_before_its_hooks_and_feeds_the_watchdog_while_they_run() {
     let test = "a_monitor_is_ready_before_its_hooks_and_feeds_the_watchdog_while_they_run";
     let Some(world) = World::of_bookend(test) else { return };
     let (mut started, mut go) = (world.fifo("started"), world.fifo("go"));
-    let script = "trap '' TERM; echo ready $$ >$SAY; while :; do sleep 1000; done";
-    Busy::start(&world, "say", |_| world.run_sh(script).options(["--id", "one"])).kill_supervisor();
+    Busy::stubborn(&world, "one").kill_supervisor();
     let hook =
         format!("echo ${{WATCHDOG_USEC-no}} ${{WATCHDOG_PID-no}} >{}; read x <{}", started.path(), go.path());
-    let program = ["env", "WATCHDOG_USEC=200000", "bookend"];
     let options = ["--grace", "1s", "--on-interrupted", &hook];
-    let monitor = MonitorService::begin(&world, &program, &options);
+    let monitor = Monitor::spawn(&world, &[], &[("WATCHDOG_USEC", "200000")], &options);
     // Ending the agent takes as long as its grace.
     monitor.service.until("EXTEND_TIMEOUT_USEC=");
     monitor.service.until("READY=1");
@@ -163,15 +151,15 @@ fn a_report_command_that_fails_is_run_three_times() {
     Busy::sleep(&world, "one").kill_all();
     let fails = ["--on-interrupted", "exit 7"];
     for (attempt, next) in [(1, "it is run again in a minute"), (2, "it is run again in a minute")] {
-        let mut monitor = MonitorService::start(&world, &fails);
-        monitor.process.wait_for_output(format!("failed with exit code 7 for task one; {next}").as_bytes());
+        let monitor = Monitor::start(&world, &fails);
+        monitor.until_printed(&format!("failed with exit code 7 for task one; {next}"));
         // A death meanwhile, and an end, are no reason to run it earlier.
         world.run(["true"]).options(["--id", &format!("other-{attempt}")]).run().ended(End::Code(0));
         monitor.stop();
         let row = &world.sql("SELECT hint_attempts, hinted_at FROM task_history WHERE id = 'one'")[0];
         assert_eq!((row.number("hint_attempts"), row.text("hinted_at")), (Some(attempt), String::new()));
     }
-    let monitor = MonitorService::start(&world, &fails);
+    let monitor = Monitor::start(&world, &fails);
     until_reported(&world, "one");
     let output = monitor.stop();
     assert_eq!(count(&output.stdout, "for task one; it is not run again"), 1, "{output:?}");
@@ -182,11 +170,11 @@ fn a_report_that_waits_for_a_minute_may_be_made_by_a_recovery() {
     let test = "a_report_that_waits_for_a_minute_may_be_made_by_a_recovery";
     let Some(world) = World::of_bookend(test) else { return };
     Busy::sleep(&world, "one").kill_all();
-    let mut monitor = MonitorService::start(&world, &["--on-interrupted", "exit 7"]);
-    monitor.process.wait_for_output(b"it is run again in a minute");
+    let monitor = Monitor::start(&world, &["--on-interrupted", "exit 7"]);
+    monitor.until_printed("it is run again in a minute");
     // What else ends meanwhile is no reason to try it again, and keeps no other process from it.
     Busy::sleep(&world, "two").kill_all();
-    monitor.process.wait_for_output(b"failed with exit code 7 for task two");
+    monitor.until_printed("failed with exit code 7 for task two");
     let recover = ["recover", "--on-interrupted", "exit 0"];
     let done = || {
         bookend(&world, &recover).ended(End::Code(0));
@@ -203,12 +191,9 @@ fn an_error_of_the_ledger_does_not_cut_off_a_hook() {
     let Some(world) = World::of_bookend("an_error_of_the_ledger_does_not_cut_off_a_hook") else { return };
     let (mut started, mut go) = (world.fifo("started"), world.fifo("go"));
     let hook = format!("echo $BOOKEND_FINISHED_TASK >{}; read x <{}; exit 0", started.path(), go.path());
-    let program = ["env", "BOOKEND_BUSY_TIMEOUT=0", "bookend"];
     let options = ["--grace", "0s", "--on-interrupted", &hook];
-    let monitor = MonitorService::begin(&world, &program, &options);
-    monitor.service.until("READY=1");
-    let script = "trap '' TERM; echo ready $$ >$SAY; while :; do sleep 1000; done";
-    let two = Busy::start(&world, "say.two", |_| world.run_sh(script).options(["--id", "two"]));
+    let monitor = Monitor::start_with(&world, &[], &[("BOOKEND_BUSY_TIMEOUT", "0")], &options);
+    let two = Busy::stubborn(&world, "two");
     Busy::sleep(&world, "one").kill_all();
     assert_eq!(started.line(), "one");
     let lock = locked(&world);
@@ -216,7 +201,7 @@ fn an_error_of_the_ledger_does_not_cut_off_a_hook() {
     two.kill_supervisor();
     // The monitor has killed it, and cannot settle the task.
     gone(&world, agent);
-    asleep(&world, &monitor.process);
+    asleep(&world, monitor.pid());
     drop(lock);
     go.write_line("end");
     until_reported(&world, "one");
@@ -241,13 +226,13 @@ fn a_stop_while_git_runs_leaves_the_report_to_the_next_start() {
     }
     let mut asked = world.fifo("asked");
     world.bare(["git", "init", "-q"]).run().ended(End::Code(0));
-    let monitor = MonitorService::start(&world, &["--on-interrupted", "exit 0"]);
+    let monitor = Monitor::start(&world, &["--on-interrupted", "exit 0"]);
     let busy = Busy::sleep(&world, "one");
     let git = format!("echo $PPID >{}; kill -TERM $PPID; exec sleep 1000", asked.path());
     world.program("git", &format!("#!/bin/sh\n{git}\n"));
     busy.kill_all();
-    assert_eq!(asked.line(), monitor.process.pid().to_string());
-    let output = monitor.process.wait().ended(End::Signal(15));
+    assert_eq!(asked.line(), monitor.pid().to_string());
+    let output = monitor.wait().ended(End::Signal(15));
     assert_eq!(count(&output.stdout, "[recovery] task one interrupted"), 1, "{output:?}");
     assert_eq!(world.row().text("hinted_at"), "", "the command was not run");
     assert_eq!(world.row().number("hint_attempts"), Some(0));

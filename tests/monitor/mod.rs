@@ -10,80 +10,43 @@ mod scale;
 mod service;
 mod unseen;
 
-use std::fs;
-use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
-
 use rustix::process::Signal;
 
-use crate::harness::{Deadline, End, Output, Proc, World, eventually};
+use crate::harness::{Fifo, Proc, World, eventually};
 
-/// The socket on which a service reports to its manager.
-pub struct Notifications {
-    path: PathBuf,
-    socket: UnixDatagram,
-    deadline: Deadline,
+/// A run that has ended, and is in the first attempt of its hook. The second one succeeds.
+pub struct CutOff {
+    supervisor: Proc,
+    started: Fifo,
 }
 
-impl Notifications {
-    pub fn at(world: &World) -> Notifications {
-        let path = world.path("tmp/notify");
-        let _ = fs::remove_file(&path);
-        let socket = UnixDatagram::bind(&path).expect("a socket");
-        Notifications { path, socket, deadline: world.deadline() }
+impl CutOff {
+    pub fn start(world: &World, id: &str) -> CutOff {
+        let mut started = world.fifo("started");
+        let attempt = "attempt $BOOKEND_DELIVERY_ATTEMPT";
+        let second = "[ $BOOKEND_DELIVERY_ATTEMPT = 2 ]";
+        let hook = format!("echo {attempt} >{}; {second} || exec sleep 1000", started.path());
+        let supervisor = world.run(["true"]).options(["--id", id, "--on-finish", &hook]).start();
+        assert_eq!(started.line(), "attempt 1");
+        CutOff { supervisor, started }
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn kill_supervisor(mut self) -> CutOff {
+        self.supervisor.signal(Signal::KILL);
+        self.supervisor.wait_here();
+        self
     }
 
-    /// Waits for a message that contains `words`, and returns it.
-    pub fn until(&self, words: &str) -> String {
-        loop {
-            self.deadline.readable(&format!("{words} from the monitor"), &[&self.socket]);
-            let mut message = [0; 4096];
-            let length = self.socket.recv(&mut message).expect("a message");
-            let message = String::from_utf8_lossy(&message[..length]).into_owned();
-            if message.contains(words) {
-                return message;
-            }
-        }
+    /// Waits until the hook runs again.
+    pub fn runs_again(mut self) {
+        assert_eq!(self.started.line(), "attempt 2");
     }
 }
 
-/// A running monitor, and what it reports to its service manager.
-pub struct MonitorService {
-    pub process: Proc,
-    pub service: Notifications,
-}
-
-impl MonitorService {
-    /// Starts `bookend monitor` with these options, and waits until it is ready.
-    pub fn start(world: &World, options: &[&str]) -> MonitorService {
-        let monitor = MonitorService::begin(world, &["bookend"], options);
-        monitor.service.until("READY=1");
-        monitor
-    }
-
-    /// Starts `… monitor` with these options, and waits for nothing.
-    pub fn begin(world: &World, program: &[&str], options: &[&str]) -> MonitorService {
-        let service = Notifications::at(world);
-        let words = program.iter().chain(&["monitor"]).chain(options).copied();
-        let process = world.bare(words).env("NOTIFY_SOCKET", service.path()).start();
-        MonitorService { process, service }
-    }
-
-    /// Stops the monitor as systemd does.
-    pub fn stop(self) -> Output {
-        self.process.signal(Signal::TERM);
-        self.process.wait().ended(End::Signal(15))
-    }
-
-    /// Kills the monitor.
-    pub fn kill(self) -> Output {
-        self.process.signal(Signal::KILL);
-        self.process.wait()
-    }
+/// Waits until the hook of the only task has succeeded.
+pub fn until_delivered(world: &World) {
+    let is_so = || world.row().text("delivery_status") == "delivered";
+    eventually(world.deadline(), "the delivery", is_so);
 }
 
 /// Waits until the task `id` has this status and reason.

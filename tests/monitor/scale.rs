@@ -112,7 +112,7 @@ fn no_killed_supervisor_is_missed_under_load_or_without() {
         kill(&mut fleet);
     });
     assert_settled_by_the_monitor(&world, &monitor, deaths);
-    monitor.stop();
+    monitor.stop().silent();
     let noticed: Vec<f64> = fleet.deaths.iter().filter_map(|d| d.noticed.map(milliseconds)).collect();
     print_line(&format!("0 of {deaths} deaths missed, noticed {}", spread(&noticed)));
 }
@@ -138,7 +138,7 @@ fn a_lock_that_outlives_its_slot_is_waited_for() {
     drop(lock);
     assert_settled(&mut fleet);
     assert_settled_by_the_monitor(&world, &monitor, 2);
-    monitor.stop();
+    monitor.stop().silent();
 }
 
 /// The descriptor with which a process holds a byte of the file `live`, as if another process had inherited
@@ -160,11 +160,10 @@ fn duplicate_live_lock(pid: i32) -> OwnedFd {
 #[test]
 fn the_next_monitor_waits_for_what_a_killed_one_has_just_forked() {
     let Some(world) = world("the_next_monitor_waits_for_what_a_killed_one_has_just_forked") else { return };
-    let mut killed = Monitor::start(&world, &[]);
+    let killed = Monitor::start(&world, &[]);
     let lock = duplicate_live_lock(killed.pid());
-    killed.signal(Signal::KILL);
-    assert_eq!(killed.wait(world.deadline()), End::Signal(9));
-    let mut next = Monitor::spawn(&world, &[], &[], &[]);
+    killed.kill().ended(End::Signal(9));
+    let next = Monitor::spawn(&world, &[], &[], &[]);
     let has_opened = || open_files(next.pid()).iter().any(|file| file.ends_with("/bookend.db"));
     eventually(world.deadline(), "the next monitor to open the ledger", || has_opened() || next.has_exited());
     let before = context_switches(next.pid());
@@ -172,7 +171,7 @@ fn the_next_monitor_waits_for_what_a_killed_one_has_just_forked() {
     eventually(world.deadline(), "the next monitor to try again", || has_tried() || next.has_exited());
     drop(lock);
     assert!(next.is_ready(world.deadline()), "it ended: {}", next.errors());
-    next.stop();
+    next.stop().silent();
 }
 
 #[test]
@@ -193,7 +192,7 @@ fn a_stopped_monitor_catches_up() {
     monitor.signal(Signal::CONT);
     assert_settled(&mut fleet);
     assert_settled_by_the_monitor(&world, &monitor, deaths);
-    monitor.stop();
+    monitor.stop().silent();
 }
 
 #[test]
@@ -241,7 +240,7 @@ fn a_monitor_beside_many_supervisors_is_fast_and_costs_nothing_while_they_live()
         }
         assert!(last.durable_p50() <= 2.0 * first.durable_p50() + 10.0, "a backlog grows: {first}, {last}");
     }
-    monitor.stop();
+    monitor.stop().silent();
 }
 
 /// The context switches of an idle monitor, and its anonymous memory in KiB.

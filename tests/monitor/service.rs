@@ -4,15 +4,15 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use super::{MonitorService, count, until_ended, until_reported};
-use crate::harness::{End, World, eventually, memory, state, voluntary_switches};
+use super::{count, until_ended, until_reported};
+use crate::harness::{End, Monitor, World, eventually, memory, state, voluntary_switches};
 use crate::standins::{Busy, bookend};
 
 #[test]
 fn a_second_monitor_of_a_ledger_exits_with_75_and_changes_nothing() {
     let test = "a_second_monitor_of_a_ledger_exits_with_75_and_changes_nothing";
     let Some(world) = World::of_bookend(test) else { return };
-    let first = MonitorService::start(&world, &[]);
+    let first = Monitor::start(&world, &[]);
     let second = bookend(&world, &["monitor"]).ended(End::Code(75));
     assert!(second.stderr.starts_with("bookend: error: another monitor watches the ledger /"), "{second:?}");
     assert_eq!(second.stdout, "");
@@ -21,8 +21,8 @@ fn a_second_monitor_of_a_ledger_exits_with_75_and_changes_nothing() {
     eventually(world.deadline(), "a monitor of another ledger", || fs::exists(&elsewhere).unwrap_or(false));
     first.stop();
     // The byte is free when its holder has exited, however it did.
-    MonitorService::start(&world, &[]).kill();
-    MonitorService::start(&world, &[]).stop();
+    Monitor::start(&world, &[]).kill();
+    Monitor::start(&world, &[]).stop();
     other.signal(Signal::TERM);
     other.wait().ended(End::Signal(15));
 }
@@ -32,16 +32,16 @@ fn a_monitor_creates_the_ledger_and_says_what_it_watches() {
     let Some(world) = World::of_bookend("a_monitor_creates_the_ledger_and_says_what_it_watches") else {
         return;
     };
-    let mut monitor = MonitorService::begin(&world, &["bookend"], &[]);
+    let mut monitor = Monitor::spawn(&world, &[], &[], &[]);
     let ready = monitor.service.until("READY=1");
     assert_eq!(ready, format!("READY=1\nSTATUS=watching the tasks in {}\n", world.ledger().display()));
     assert!(world.rows().is_empty());
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
-        monitor.process.signal(signal);
+        monitor.signal(signal);
         monitor.service.until("STOPPING=1");
-        let output = monitor.process.wait().ended(End::Signal(signal.as_raw())).silent();
+        let output = monitor.wait().ended(End::Signal(signal.as_raw())).silent();
         assert_eq!(output.stdout, "", "nothing happened");
-        monitor = MonitorService::start(&world, &[]);
+        monitor = Monitor::start(&world, &[]);
     }
     monitor.stop();
 }
@@ -59,13 +59,13 @@ fn a_file_that_is_not_a_ledger_is_refused() {
 fn stopping_or_killing_the_monitor_changes_no_task() {
     let Some(world) = World::of_bookend("stopping_or_killing_the_monitor_changes_no_task") else { return };
     let busy = Busy::sleep(&world, "one");
-    MonitorService::start(&world, &[]).stop();
-    MonitorService::start(&world, &[]).kill();
+    Monitor::start(&world, &[]).stop();
+    Monitor::start(&world, &[]).kill();
     assert_eq!(world.row().text("status"), "running");
     assert!(state(busy.agent).is_some_and(|s| s != 'Z'));
     busy.kill_supervisor();
     // Its next start catches up.
-    let monitor = MonitorService::start(&world, &[]);
+    let monitor = Monitor::start(&world, &[]);
     assert_eq!(world.row().ending(), "interrupted/supervisor_lost");
     until_reported(&world, "one");
     let output = monitor.stop();
@@ -76,7 +76,7 @@ fn stopping_or_killing_the_monitor_changes_no_task() {
 fn an_idle_monitor_is_never_woken_up_and_needs_little_memory() {
     let test = "an_idle_monitor_is_never_woken_up_and_needs_little_memory";
     let Some(world) = World::of_bookend(test) else { return };
-    let monitor = MonitorService::start(&world, &[]);
+    let monitor = Monitor::start(&world, &[]);
     let tasks: Vec<Busy<'_>> = ["a", "b", "c"].iter().map(|id| Busy::sleep(&world, id)).collect();
     for task in tasks.into_iter().take(2) {
         task.kill_all();
@@ -84,7 +84,7 @@ fn an_idle_monitor_is_never_woken_up_and_needs_little_memory() {
     until_reported(&world, "a");
     until_reported(&world, "b");
     until_ended(&world, "a", "interrupted/supervisor_lost");
-    let pid = monitor.process.pid();
+    let pid = monitor.pid();
     let mut last = voluntary_switches(pid);
     // While the test does something else for a while, the monitor must sleep.
     eventually(world.deadline(), "a monitor that sleeps", || {
@@ -106,9 +106,8 @@ fn a_reader_of_its_stdout_that_does_not_read_delays_neither_deaths_nor_a_stop() 
     let Some(world) = World::of_bookend(test) else { return };
     let mut unread = world.fifo("unread");
     unread.fill_up();
-    let script = format!("exec bookend \"$@\" >{}", unread.path());
-    let monitor = MonitorService::begin(&world, &["sh", "-c", &script, "sh"], &[]);
-    monitor.service.until("READY=1");
+    let script = format!("exec \"$@\" >{}", unread.path());
+    let monitor = Monitor::start_with(&world, &["sh", "-c", &script, "sh"], &[], &[]);
     for id in ["one", "two"] {
         Busy::sleep(&world, id).kill_supervisor();
         until_ended(&world, id, "interrupted/supervisor_lost");

@@ -4,9 +4,9 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use super::{MonitorService, Notifications, count, until_reported};
+use super::{CutOff, count, until_delivered, until_reported};
 use crate::harness::{
-    End, Monitor, Proc, World, children, eventually, is_root, on_path, possible, stat_field,
+    End, Monitor, Notifications, Proc, World, children, eventually, is_root, on_path, possible, stat_field,
 };
 use crate::standins::{Busy, change};
 
@@ -17,7 +17,7 @@ fn a_supervisor_in_another_pid_namespace_is_settled_at_once() {
     if !possible(test, is_root() && on_path("unshare"), "root and unshare") {
         return;
     }
-    let monitor = MonitorService::start(&world, &[]);
+    let monitor = Monitor::start(&world, &[]);
     let (run, supervisor) = in_a_namespace(&world, "one");
     world.send(supervisor, [Signal::KILL.as_raw()]);
     run.wait();
@@ -54,9 +54,9 @@ fn a_supervisor_whose_slot_was_removed_is_watched_by_its_process() {
     let Some(world) = World::of_bookend(test) else { return };
     let (before, after) = (Busy::sleep(&world, "before"), Busy::sleep(&world, "after"));
     remove_slot(&world, "before");
-    let monitor = MonitorService::start(&world, &[]);
+    let monitor = Monitor::start(&world, &[]);
     remove_slot(&world, "after");
-    let pid = monitor.process.pid();
+    let pid = monitor.pid();
     for busy in [before, after] {
         let supervisor = busy.supervisor.pid();
         let is_watched = || open_pidfds(pid).contains(&supervisor);
@@ -80,7 +80,7 @@ fn a_row_of_another_program_is_settled_when_its_process_ends() {
         r#"INSERT INTO bookend_setting VALUES ('adopted',
             '{"at":"2026-11-21T12:00:00.000Z","times":{},"prefixes":[]}')"#,
     );
-    let monitor = MonitorService::start(&world, &[]);
+    let monitor = Monitor::start(&world, &[]);
     let mut say = world.fifo("say");
     let theirs = world.bare(["sh", "-c", &format!("echo ready $$ >{}; exec sleep 1000", say.path())]).start();
     let pid = say.pid("ready");
@@ -95,7 +95,7 @@ fn a_row_of_another_program_is_settled_when_its_process_ends() {
         ),
     );
     let watched = format!("pid {pid}");
-    let is_watched = || open_pidfds(monitor.process.pid()).contains(&pid);
+    let is_watched = || open_pidfds(monitor.pid()).contains(&pid);
     eventually(world.deadline(), &watched, is_watched);
     theirs.signal(Signal::KILL);
     theirs.wait();
@@ -161,52 +161,34 @@ fn a_hook_that_was_cut_off_is_run_again_without_inotify() {
     if !possible(test, on_path("unshare") && is_possible(), "a user namespace with a limit of its own") {
         return;
     }
-    let mut monitor = Monitor::spawn(&world, &LIMITED, &[], &[]);
-    assert!(monitor.is_ready(world.deadline()), "{}", monitor.errors());
-    let mut started = world.fifo("started");
-    let hook = format!(
-        "echo attempt $BOOKEND_DELIVERY_ATTEMPT >{}; [ $BOOKEND_DELIVERY_ATTEMPT = 2 ] || exec sleep 1000",
-        started.path()
-    );
+    let monitor = Monitor::start_with(&world, &LIMITED, &[], &[]);
     // It ends before the monitor sees that it runs.
-    let run = world.run(["true"]).options(["--id", "one", "--on-finish", &hook]).start();
-    assert_eq!(started.line(), "attempt 1");
-    run.signal(Signal::KILL);
-    run.wait();
-    assert_eq!(started.line(), "attempt 2");
-    eventually(world.deadline(), "the delivery", || world.row().text("delivery_status") == "delivered");
-    assert_eq!(monitor.end().end, End::Signal(15));
+    CutOff::start(&world, "one").kill_supervisor().runs_again();
+    until_delivered(&world);
+    monitor.stop();
 }
 
 #[test]
 fn events_that_were_lost_lead_to_a_full_recovery() {
     let test = "events_that_were_lost_lead_to_a_full_recovery";
     let Some(world) = World::of_bookend(test) else { return };
-    let monitor = MonitorService::start(&world, &[]);
+    let monitor = Monitor::start(&world, &[]);
     let busy = Busy::sleep(&world, "one");
-    let mut started = world.fifo("started");
-    let hook = format!(
-        "echo attempt $BOOKEND_DELIVERY_ATTEMPT >{}; [ $BOOKEND_DELIVERY_ATTEMPT = 2 ] || exec sleep 1000",
-        started.path()
-    );
-    let finishing = world.run(["true"]).options(["--id", "two", "--on-finish", &hook]).start();
-    assert_eq!(started.line(), "attempt 1");
+    let finishing = CutOff::start(&world, "two");
     let limit = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").expect("the limit");
     let limit: usize = limit.trim().parse().expect("a number");
-    monitor.process.signal(Signal::STOP);
+    monitor.signal(Signal::STOP);
     // Two names in turn: the kernel joins an event with an equal one before it.
     let spool = world.path("state/bookend/bookend.db.d/spool");
     for n in 0..=limit {
         fs::write(spool.join([".x.slot", ".y.slot"][n % 2]), "x").expect("a slot");
     }
     busy.kill_supervisor();
-    finishing.signal(Signal::KILL);
-    finishing.wait();
-    monitor.process.signal(Signal::CONT);
+    let delivery = finishing.kill_supervisor();
+    monitor.signal(Signal::CONT);
     until_reported(&world, "one");
-    assert_eq!(started.line(), "attempt 2");
-    monitor.process.signal(Signal::TERM);
-    monitor.process.wait().ended(End::Signal(15));
+    delivery.runs_again();
+    monitor.stop();
 }
 
 #[test]
@@ -215,7 +197,7 @@ fn a_task_that_cannot_be_judged_is_reported_once_and_expires() {
     let Some(world) = World::of_bookend(test) else { return };
     Busy::sleep(&world, "far").kill_all();
     change(&world, "UPDATE task_history SET host = 'elsewhere', boot_id = 'another'");
-    let monitor = MonitorService::start(&world, &[]);
+    let monitor = Monitor::start(&world, &[]);
     // As if its slot were closed again, on another machine.
     let slot = world.path("state/bookend/bookend.db.d/spool/.far.slot");
     drop(fs::OpenOptions::new().write(true).open(slot).expect("its slot"));
@@ -223,7 +205,7 @@ fn a_task_that_cannot_be_judged_is_reported_once_and_expires() {
     until_reported(&world, "near");
     let output = monitor.stop();
     assert_eq!(count(&output.stdout, "task far cannot be judged from here"), 1, "{output:?}");
-    let monitor = MonitorService::start(&world, &["--ttl", "0"]);
+    let monitor = Monitor::start(&world, &["--ttl", "0"]);
     until_reported(&world, "far");
     assert_eq!(world.sql("SELECT reason FROM task_history WHERE id = 'far'")[0].text("reason"), "ttl");
     monitor.stop();

@@ -175,7 +175,7 @@ pub fn recover_once(soak: &Soak, ends: &[i32]) {
 /// Runs a monitor beside the recoveries until it has settled and reported what the last runs left.
 fn monitor(soak: &Soak) -> Supervisor {
     while soak.part() < MONITORED_FROM && !soak.sleep_or_end(Duration::from_millis(20)) {}
-    let mut monitor = Monitor::spawn(&soak.world, &[], &[], &monitor_options());
+    let monitor = Monitor::spawn(&soak.world, &[], &[], &monitor_options());
     let is_ready = monitor.is_ready(Deadline::within(SETTLE_LIMIT));
     soak.unless(is_ready, || format!("the monitor ended: {}", monitor.errors()));
     let files_at_first = open_files(monitor.pid()).len();
