@@ -56,7 +56,9 @@ struct PolicyArgs {
 pub struct MonitorArgs {
     #[command(flatten)]
     policy: PolicyArgs,
-    /// Print one JSON object, on one line, each time
+    /// Print each report as one line of JSON
+    ///
+    /// The fields are those of `recover --json`.
     #[arg(long)]
     json: bool,
     /// Print errors only on stderr
