@@ -174,8 +174,8 @@ pub(super) enum Command {
     /// Settle lost tasks as soon as their supervisors die
     ///
     /// It runs until it receives SIGTERM, SIGHUP, SIGINT or SIGQUIT, which stop no task. At its start, and
-    /// whenever a supervisor dies, it does what `recover` does: it ends the processes of the task, marks it as
-    /// interrupted, invalidates its session, runs its hook and reports it. Nothing depends on it: the next
+    /// whenever a supervisor dies, it does what `recover` does: it ends the processes of the task, marks it
+    /// as interrupted, invalidates its session, runs its hook and reports it. Nothing depends on it: the next
     /// recovery settles what it missed. One monitor runs for each ledger; a second one exits with 75.
     Monitor(MonitorArgs),
     /// Run --on-finish commands that failed or were interrupted

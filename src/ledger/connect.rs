@@ -23,7 +23,8 @@ use super::{busy, directories, file_check};
 /// Older versions have the WAL-reset bug, which can corrupt a ledger (<https://www.sqlite.org/wal.html>).
 const OLDEST_SQLITE: i32 = 3_051_003;
 
-const SETTINGS: &str = "PRAGMA cache_size = -256";
+/// 256 KiB of pages.
+pub(super) const FEW_PAGES: &str = "PRAGMA cache_size = -256";
 
 /// The version of the bundled SQLite.
 pub const SQLITE: &str = match rusqlite::ffi::SQLITE_VERSION.to_str() {
@@ -87,7 +88,7 @@ pub fn read_write(at: &Location) -> Result<OpenedForWriting> {
     };
     let is_ours = adopted.is_none();
     let dialect = Arc::new(adopted.unwrap_or_default());
-    dialect::register(&conn, &dialect).and_then(|()| conn.execute_batch(SETTINGS)).map_err(set_up)?;
+    dialect::register(&conn, &dialect).and_then(|()| conn.execute_batch(FEW_PAGES)).map_err(set_up)?;
     let mut was_shared = None;
     if is_ours {
         for (path, meta) in files {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::busy;
+use super::connect::FEW_PAGES;
 use super::dialect::Dialect;
 use super::error::{LedgerError, Result};
 use super::limits::CpuBudget;
@@ -21,7 +22,7 @@ use crate::failpoint;
 use crate::log::Silence;
 use crate::task::{Task, TaskId};
 
-/// 8 MiB of pages; the default is 256 KiB.
+/// 8 MiB of pages.
 const MANY_PAGES: &str = "PRAGMA cache_size = -8192";
 
 /// An open ledger.
@@ -99,10 +100,11 @@ impl Ledger {
         self.conn.execute_batch(MANY_PAGES).map_err(self.failed("making the page cache larger"))
     }
 
-    /// Frees the memory of cached pages, before a long wait.
+    /// Frees the memory of cached pages, before a long wait, and makes the page cache small again.
     pub fn rest(&self) -> Result<()> {
         self.conn.flush_prepared_statement_cache();
-        self.conn.execute_batch("PRAGMA shrink_memory").map_err(self.failed("giving back memory"))
+        let given_back = |_| self.conn.execute_batch("PRAGMA shrink_memory");
+        self.conn.execute_batch(FEW_PAGES).and_then(given_back).map_err(self.failed("giving back memory"))
     }
 
     pub(super) fn briefly<T>(

@@ -99,3 +99,22 @@ fn an_idle_monitor_is_never_woken_up_and_needs_little_memory() {
     assert!(anonymous <= 2048, "{anonymous} KiB of anonymous memory");
     monitor.stop();
 }
+
+#[test]
+fn a_reader_of_its_stdout_that_does_not_read_delays_neither_deaths_nor_a_stop() {
+    let test = "a_reader_of_its_stdout_that_does_not_read_delays_neither_deaths_nor_a_stop";
+    let Some(world) = World::of_bookend(test) else { return };
+    let mut unread = world.fifo("unread");
+    unread.fill_up();
+    let script = format!("exec bookend \"$@\" >{}", unread.path());
+    let monitor = MonitorService::begin(&world, &["sh", "-c", &script, "sh"], &[]);
+    monitor.service.until("READY=1");
+    for id in ["one", "two"] {
+        Busy::sleep(&world, id).kill_supervisor();
+        until_ended(&world, id, "interrupted/supervisor_lost");
+    }
+    let output = monitor.stop();
+    assert!(output.stderr.contains("could not be printed: its reader does not read"), "{output:?}");
+    let due = world.sql("SELECT 1 FROM task_history WHERE hinted_at IS NULL");
+    assert_eq!(due.len(), 2, "the next start prints both");
+}

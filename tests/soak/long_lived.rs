@@ -217,7 +217,8 @@ impl Supervisor {
 
     /// A process that is not a task, and that others start and end.
     pub fn watched(name: &'static str, pid: i32) -> Supervisor {
-        Supervisor { name, pid, ..Supervisor::default() }
+        // `fills_kib`: SQLite's page cache.
+        Supervisor { name, pid, fills_kib: 256, ..Supervisor::default() }
     }
 
     /// The samples in a part of the duration.

@@ -1,14 +1,23 @@
 //! The result of a recovery: as JSON, and as lines on stdout.
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, poll};
 use serde::Serialize;
 
 use crate::ledger::{DeliveryStatus, UnsafeSession};
+use crate::process::procfs::identity::poll_timeout;
 use crate::process::spawn::caller;
 use crate::task::{InterruptReason, Key, Task, TaskId};
 use crate::view::{self, Hint, PREFIX, Screen};
+
+/// How long the monitor waits for a reader of its stdout that does not read.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// What a writable pipe takes at once: pipe(7).
+const PIPE_BUF: usize = 4096;
 
 /// What a recovery did or would do: the JSON of `recover --json`.
 #[derive(Debug, Default, Serialize)]
@@ -99,13 +108,18 @@ pub struct Reporter {
     format: ReportFormat,
     screen: Screen,
     /// Why stdout could not be written.
-    pub failed: Option<std::io::Error>,
+    pub failed: Option<io::Error>,
+    /// How long the reader may take now; nothing after it was too slow.
+    patience: Duration,
+    /// Only the beginning of a line was written.
+    is_torn: bool,
 }
 
 impl Reporter {
     pub fn new(format: ReportFormat) -> Reporter {
-        let closed = (!caller::was_open(1)).then(|| std::io::Error::from_raw_os_error(libc::EBADF));
-        Reporter { format, screen: Screen::of(&std::io::stdout()), failed: closed }
+        let closed = (!caller::was_open(1)).then(|| io::Error::from_raw_os_error(libc::EBADF));
+        let screen = Screen::of(&io::stdout());
+        Reporter { format, screen, failed: closed, patience: PATIENCE, is_torn: false }
     }
 
     pub fn line(&mut self, text: &str) {
@@ -113,7 +127,7 @@ impl Reporter {
     }
 
     pub fn post_mortem(&mut self, hint: &Hint) {
-        if std::io::stdout().is_terminal() {
+        if io::stdout().is_terminal() {
             self.write_text(&hint.block(self.screen));
         } else {
             self.write_text(&format!("{PREFIX} {}\n", hint.line()));
@@ -162,10 +176,43 @@ impl Reporter {
 
     /// A closed stdout does not stop a recovery.
     fn write(&mut self, text: &str) {
-        let mut stdout = std::io::stdout().lock();
-        if let Err(e) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        let written = match self.format {
+            ReportFormat::Text | ReportFormat::Json => write_out(text.as_bytes()),
+            // What follows in this round is printed with it later.
+            ReportFormat::Lines | ReportFormat::JsonLine if self.failed.is_some() => return,
+            ReportFormat::Lines | ReportFormat::JsonLine => self.write_in_time(text),
+        };
+        if let Err(e) = written {
             self.failed.get_or_insert(e);
         }
+    }
+
+    /// Gives up on a reader that does not read: the monitor would neither settle nor stop meanwhile.
+    fn write_in_time(&mut self, text: &str) -> io::Result<()> {
+        let until = Instant::now() + std::mem::take(&mut self.patience);
+        let text = if self.is_torn { format!("\n{text}") } else { text.to_owned() };
+        for part in text.as_bytes().chunks(PIPE_BUF) {
+            wait_for_room(until)?;
+            write_out(part)?;
+            self.is_torn = true;
+        }
+        (self.is_torn, self.patience) = (false, PATIENCE);
+        Ok(())
+    }
+}
+
+fn write_out(text: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text).and_then(|()| stdout.flush())
+}
+
+/// Waits until stdout takes [`PIPE_BUF`] bytes.
+fn wait_for_room(until: Instant) -> io::Result<()> {
+    let stdout = io::stdout();
+    let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::POLLOUT)];
+    match poll(&mut fds, poll_timeout(until.saturating_duration_since(Instant::now())))? {
+        0 => Err(io::Error::new(io::ErrorKind::TimedOut, "its reader does not read")),
+        _ => Ok(()),
     }
 }
 

@@ -76,7 +76,12 @@ impl RecoveryEngine<'_> {
 
     fn batch(&mut self) -> &mut RecoveryBatch {
         let (ledger, grace) = (&self.ledger, self.policy.grace);
-        self.batch.get_or_insert_with(|| RecoveryBatch::new(ledger, grace))
+        self.batch.get_or_insert_with(|| {
+            if let Err(e) = ledger.expect_many() {
+                debug!("{}", chain(&e));
+            }
+            RecoveryBatch::new(ledger, grace)
+        })
     }
 
     /// Settles the tasks that were added, and those that cannot be judged.

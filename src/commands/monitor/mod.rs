@@ -98,7 +98,6 @@ impl Monitor<'_> {
         if let Some(refused) = self.hold(&ledger)? {
             return Ok(Watched::Refused(refused));
         }
-        ledger.expect_many()?;
         let format = if self.options.json { ReportFormat::JsonLine } else { ReportFormat::Lines };
         let report = self.report();
         let policy = (&self.options.policy, "monitor");

@@ -54,7 +54,6 @@ fn settle(
     reporter: Reporter,
     report: RecoveryReport,
 ) -> Result<Exit, Error> {
-    ledger.expect_many()?;
     let selected = SelectedTasks::resolve(&ledger, &options.ids)?;
     let policy = (&options.policy, "recover");
     let mut watch = engine::watch()?;
