@@ -51,14 +51,20 @@ pub fn codes_of(command: &str) -> Vec<(&'static str, &'static str)> {
         "bookend wait" => Some("A task did not end as success, or no id or key matched."),
         "bookend cancel" => Some("No id or key matched, or a task did not end."),
         "bookend doctor" => Some("Something does not work: a line begins with FAIL."),
-        "bookend" | "bookend list" | "bookend man" | "bookend completions" | "bookend units" => None,
+        "bookend"
+        | "bookend list"
+        | "bookend man"
+        | "bookend completions"
+        | "bookend units"
+        | "bookend monitor" => None,
         _ => Some("Nothing matched, or the ledger does not exist."),
     };
     let nothing = nothing.map(|text| ("1", text));
+    let busy = (command == "bookend monitor").then_some(("75", "Another monitor watches the ledger."));
     let timeout = (command == "bookend wait").then_some(("124", "--timeout has passed."));
     let usage = ("2", "The command line is wrong.");
     let failed = ("125", "bookend failed, for example at the ledger.");
-    let rest = [Some(usage), timeout, Some(failed)].into_iter().flatten();
+    let rest = [Some(usage), busy, timeout, Some(failed)].into_iter().flatten();
     [("0", "Success.")].into_iter().chain(nothing).chain(rest).collect()
 }
 

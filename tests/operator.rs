@@ -258,7 +258,7 @@ fn doctor_names_the_ledger_its_source_and_its_problems() {
     let (health, text) = point("monitor");
     assert_eq!(health, "absent");
     assert!(
-        text.starts_with("none runs: a lost task waits") && text.contains("`bookend monitor --ledger "),
+        text.starts_with("it does not run: a lost task waits") && text.contains("`bookend monitor --ledger "),
         "{text}"
     );
     let file = world.ledger();

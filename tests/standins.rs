@@ -116,8 +116,8 @@ impl<'w> Busy<'w> {
     }
 }
 
-/// A run that has failed, and the pid of a process that its agent left, which ignores SIGTERM. The grace of its
-/// supervisor lasts.
+/// A run that has failed, and the pid of a process that its agent left. It ignores SIGTERM, and the grace of
+/// the supervisor is long.
 pub fn in_its_grace(world: &World, id: &str) -> (Proc, i32) {
     let (mut out, mut go) = (world.fifo("out"), world.fifo("go"));
     let daemon = format!("probe daemon -- probe with setsid ignore=15 -- probe stay {}", out.path());

@@ -173,10 +173,10 @@ pub(super) enum Command {
     Recover(RecoverArgs),
     /// Settle lost tasks as soon as their supervisors die
     ///
-    /// It runs until it is stopped. It does at once what `recover` does at the next call: a task whose
-    /// supervisor was killed becomes `interrupted`, its processes are ended, its session is invalidated, and
-    /// it is reported. Nothing depends on it: what it does not see, the next recovery settles. One monitor
-    /// runs for each ledger; a second one exits with 75. Stopping it stops no task.
+    /// It runs until it receives SIGTERM, SIGHUP, SIGINT or SIGQUIT, which stop no task. At its start, and
+    /// whenever a supervisor dies, it does what `recover` does: it ends the processes of the task, marks it
+    /// as interrupted, invalidates its session, runs its hook and reports it. Nothing depends on it: the next
+    /// recovery settles what it missed. One monitor runs for each ledger; a second one exits with 75.
     Monitor(MonitorArgs),
     /// Run --on-finish commands that failed or were interrupted
     ///

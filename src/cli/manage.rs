@@ -56,7 +56,9 @@ struct PolicyArgs {
 pub struct MonitorArgs {
     #[command(flatten)]
     policy: PolicyArgs,
-    /// Print a line of JSON for each recovery that did something
+    /// Print each report as one line of JSON
+    ///
+    /// The fields are those of `recover --json`.
     #[arg(long)]
     json: bool,
     /// Print errors only on stderr

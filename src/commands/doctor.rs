@@ -239,7 +239,7 @@ fn monitor(at: &Location) -> Option<Point> {
     let unit = if systemd_runs() { Unit::of(at, MONITOR_UNIT) } else { None };
     let state = unit.as_ref().map(|u| format!(" ({MONITOR_UNIT} is {})", u.states())).unwrap_or_default();
     if runs {
-        let text = format!("one runs{state}: lost tasks are settled at once");
+        let text = format!("it runs{state}: lost tasks are settled at once");
         return Some(point("monitor", Health::Fine, text));
     }
     let is_enabled = unit.as_ref().and_then(|u| u.property("UnitFileState")).is_some_and(|s| s == "enabled");
@@ -249,7 +249,7 @@ fn monitor(at: &Location) -> Option<Point> {
         None => view::suggestion(at.option(), "monitor"),
     };
     let follows = "a lost task waits for the next recovery or run under its key";
-    let text = format!("none runs{state}: {follows}; to start one: `{start}`");
+    let text = format!("it does not run{state}: {follows}; to start it: `{start}`");
     Some(point("monitor", if is_enabled { Health::Odd } else { Health::Absent }, text))
 }
 

@@ -247,16 +247,19 @@ fn doctor_says_whether_a_monitor_runs_and_how_to_start_it() {
     };
     m.sh("bookend --system recover");
     let none = point();
-    let follows = "a lost task waits for the next recovery or run under its key; to start one:";
+    let follows = "a lost task waits for the next recovery or run under its key; to start it:";
     let start = "systemctl enable --now bookend-monitor";
     let states = "(bookend-monitor.service is disabled, inactive)";
-    assert_eq!(none, format!("- monitor none runs {states}: {follows} `{start}`"));
+    assert_eq!(none, format!("- monitor it does not run {states}: {follows} `{start}`"));
     m.sh(none.split('`').nth(1).expect("a command"));
     let states = "(bookend-monitor.service is enabled, active)";
-    assert_eq!(point(), format!("ok monitor one runs {states}: lost tasks are settled at once"));
+    assert_eq!(point(), format!("ok monitor it runs {states}: lost tasks are settled at once"));
     m.sh(&format!("systemctl stop {UNIT}"));
     let stopped = point();
-    assert!(stopped.starts_with("warn monitor none runs (bookend-monitor.service is enabled, "), "{stopped}");
+    assert!(
+        stopped.starts_with("warn monitor it does not run (bookend-monitor.service is enabled, "),
+        "{stopped}"
+    );
     assert!(stopped.ends_with("`systemctl start bookend-monitor`"), "{stopped}");
 }
 

@@ -142,7 +142,10 @@ impl Monitor<'_> {
             } else if let Some(signal) = engine.stopped {
                 return Ok(Watched::Stopped(signal));
             } else if engine.is_replaced {
-                info!("a file of the ledger {} was replaced: it is opened again", self.at.file.display());
+                info!(
+                    "a file of the ledger {} was replaced; bookend opens the ledger again",
+                    self.at.file.display()
+                );
                 self.was_blind = true;
                 return Ok(Watched::Replaced);
             } else {
@@ -165,7 +168,8 @@ impl Monitor<'_> {
             std::thread::sleep(HANDOVER_POLL);
         }
         let message = format!("another monitor watches the ledger {}", self.at.file.display());
-        let refused = Error::new(Kind::Busy, message).hint("one monitor is enough for a ledger");
+        let refused = Error::new(Kind::Busy, message)
+            .hint("it settles the lost tasks; to run this one instead, stop it first");
         Ok(self.lock.is_none().then_some(refused))
     }
 
@@ -212,7 +216,7 @@ impl Monitor<'_> {
         // Errors that follow one another are one trouble.
         if self.failed_at.is_none_or(|at| at.elapsed() > 2 * LONGEST_PAUSE) {
             self.pause = FIRST_PAUSE;
-            warn!("the ledger {} is not watched now: {text}", self.at.file.display());
+            warn!("the monitor cannot use the ledger {} and tries again: {text}", self.at.file.display());
         }
         // A start that waits for this would hold up the machine's boot.
         service.ready(&format!("not watching {}: {text}", self.at.file.display()));
