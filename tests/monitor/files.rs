@@ -113,5 +113,5 @@ fn a_locked_ledger_delays_the_monitor_and_does_not_end_it() {
     lock.execute_batch("COMMIT").expect("no lock");
     until_reported(&world, "one");
     let output = monitor.stop();
-    assert_eq!(count(&output.stderr, "is not watched now"), 1, "{output:?}");
+    assert_eq!(count(&output.stderr, "the monitor cannot use the ledger"), 1, "{output:?}");
 }

@@ -213,7 +213,7 @@ fn an_error_of_the_ledger_does_not_cut_off_a_hook() {
     let attempts = world.sql("SELECT hint_attempts FROM task_history");
     assert!(attempts.iter().all(|row| row.number("hint_attempts") == Some(1)), "{attempts:?}");
     let output = monitor.stop();
-    assert_eq!(count(&output.stderr, "is not watched now"), 1, "{output:?}");
+    assert_eq!(count(&output.stderr, "the monitor cannot use the ledger"), 1, "{output:?}");
 }
 
 #[test]
