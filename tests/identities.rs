@@ -124,7 +124,9 @@ fn a_task_outside_of_the_pid_namespace_is_alive_while_its_lock_is_held() {
     assert_eq!(inside()["alive"], 1);
     busy.kill_all();
     assert_eq!(inside()["interrupted"][0]["id"], "outside");
-    assert_eq!(world.row().ending(), "interrupted/supervisor_lost");
+    let row = world.row();
+    assert_eq!(row.ending(), "interrupted/supervisor_lost");
+    assert!(row.text("error").contains("whether it has ended is not known here"), "{row:?}");
 }
 
 #[test]

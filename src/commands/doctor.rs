@@ -206,7 +206,8 @@ fn recovery_unit(at: &Location) -> Vec<Point> {
     let name = "recovery";
     let recover = view::suggestion(at.option(), "recover");
     if !systemd_runs() {
-        let text = format!("systemd does not run here; call `{recover}` at boot");
+        let monitor = view::suggestion(at.option(), "monitor");
+        let text = format!("systemd does not run here; call `{recover}` at boot, or start `{monitor}` there");
         return vec![point(name, Health::Odd, text)];
     }
     let Some(unit) = Unit::of(at, RECOVERY_UNIT) else {

@@ -5,13 +5,14 @@ use std::rc::Rc;
 
 use tracing::{info, warn};
 
-use super::host::is_of_another_boot;
+use super::host::{is_of_another_boot, place_of};
 use super::verdict::judge_from;
 use crate::error::{Error, chain};
 use crate::ledger::{Claim, FinishOutcome, Ledger, LedgerError};
 use crate::log;
 use crate::process::cgroup::oom;
 use crate::process::leftovers::{LeftoverSummary, SparedReason};
+use crate::process::procfs::identity;
 use crate::sys;
 use crate::task::{
     Ending, InterruptReason, Key, ProcessScope, SessionId, Status, Task, TaskEnd, TaskId, Verdict,
@@ -172,6 +173,11 @@ impl LostTask {
         let agents = match &self.leftovers {
             _ if self.agent_may_run.is_some() => self.agent_may_run.clone().unwrap_or_default(),
             Some(l) if still_ran(l) => format!("its agent{agent} was still running and was ended"),
+            Some(_) if !identity::may_be_here(&place_of(&self.task), &self.here) => {
+                format!(
+                    "its agent{agent} is in another pid namespace: whether it has ended is not known here"
+                )
+            }
             Some(_) => format!("its agent{agent} had ended too"),
             None => String::new(),
         };

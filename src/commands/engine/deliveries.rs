@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::core::RecoveryEngine;
+use super::recovery_engine::RecoveryEngine;
 use super::report::{DeliveredHook, UnsettledTask};
 use super::scope::SelectedTasks;
 use crate::commands::deliver::{self, Delivered};
@@ -49,8 +49,11 @@ impl RecoveryEngine<'_> {
         match delivered {
             // Its own supervisor is watched; another process may die in the middle.
             Delivered::ByAnother if is_supervised => {}
-            Delivered::ByAnother => self.lookout.iter_mut().for_each(|lookout| lookout.retry(id)),
-            Delivered::Unverifiable(_) if self.lookout.as_mut().is_some_and(|l| !l.doubt(task)) => {}
+            Delivered::ByAnother => {
+                self.supervisor_watch.iter_mut().for_each(|supervisor_watch| supervisor_watch.retry(id))
+            }
+            Delivered::Unverifiable(_)
+                if self.supervisor_watch.as_mut().is_some_and(|l| !l.check_later(task)) => {}
             Delivered::Unverifiable(why) => {
                 self.reporter.line(&format!("the --on-finish command of task {id}: {why}"));
                 self.report.unverifiable.push(UnsettledTask { id: id.clone(), key: task.key.clone(), why });
@@ -76,11 +79,11 @@ impl RecoveryEngine<'_> {
     /// Delivers a task again in a minute if the ledger did not take the result. `recover` leaves that to the
     /// next recovery.
     fn deliver_again_unless_recorded(&mut self, id: &TaskId) -> Result<(), Error> {
-        if let Some(lookout) = &mut self.lookout
+        if let Some(supervisor_watch) = &mut self.supervisor_watch
             && let TaskLookup::One(now) = self.ledger.task(id.as_str())?
             && now.delivery_status.as_deref() == Some(DeliveryStatus::Delivering.as_str())
         {
-            lookout.retry(id);
+            supervisor_watch.retry(id);
         }
         Ok(())
     }

@@ -1,24 +1,24 @@
 //! The engine of recovery: it settles lost tasks, ends their processes, runs their hooks and reports them.
 //! `recover` drives it until nothing is left to settle, `monitor` for as long as it runs.
 
-mod core;
+mod changes;
 mod deliveries;
-mod looking;
-mod lookout;
+mod interrupted_reports;
+mod periodic_call;
 mod post_mortem;
-mod pulse;
+mod recovery_engine;
 mod report;
-mod reports;
 mod scope;
 mod settling;
+mod supervisor_watch;
 mod turn;
 
-pub use self::core::{RecoveryEngine, watch};
-pub use lookout::Lookout;
+pub use periodic_call::PeriodicCall;
 pub use post_mortem::{post_mortem, survey, uncommitted};
-pub use pulse::Pulse;
+pub use recovery_engine::{RecoveryEngine, watch};
 pub use report::{
     DeliveredHook, RecoveryReport, ReportFormat, Reporter, SpoolReport, UnsettledTask, interrupted,
 };
 pub use scope::{RecoveryPolicy, SelectedTasks, running};
 pub use settling::unverifiable;
+pub use supervisor_watch::SupervisorWatch;

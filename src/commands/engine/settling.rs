@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use tracing::debug;
 
-use super::core::RecoveryEngine;
+use super::recovery_engine::RecoveryEngine;
 use super::report::{SpoolReport, UnsettledTask, interrupted};
 use super::scope::{SelectedTasks, running};
 use crate::error::{Error, chain};
@@ -31,7 +31,10 @@ impl RecoveryEngine<'_> {
     /// them.
     pub fn report_spool(&mut self, merged: &[MergedRecord]) {
         let any_waits = merged.iter().any(MergedRecord::waits);
-        let is_new = self.lookout.as_mut().is_none_or(|lookout| lookout.note_waiting_records(any_waits));
+        let is_new = self
+            .supervisor_watch
+            .as_mut()
+            .is_none_or(|supervisor_watch| supervisor_watch.note_waiting_records(any_waits));
         for record in merged.iter().filter(|record| is_new || !record.waits()) {
             let text = record.to_string();
             self.reporter.line(&text);
@@ -108,7 +111,7 @@ impl RecoveryEngine<'_> {
     ///
     /// # Errors
     /// When the ledger cannot be read or written.
-    pub fn expire_doubtful(&mut self) -> Result<(), Error> {
+    pub fn expire_unverifiable(&mut self) -> Result<(), Error> {
         if self.unverifiable.is_empty() { Ok(()) } else { self.expire() }
     }
 
@@ -154,12 +157,16 @@ impl RecoveryEngine<'_> {
             match outcome {
                 RecoveryOutcome::Alive(task) => {
                     self.report.alive += usize::from(!task.status.is_terminal());
-                    self.lookout.iter_mut().for_each(|lookout| lookout.keep(&task, &self.ledger));
+                    self.supervisor_watch
+                        .iter_mut()
+                        .for_each(|supervisor_watch| supervisor_watch.keep(&task, &self.ledger));
                 }
                 RecoveryOutcome::Unverifiable(task) => self.unverifiable.push(task.id),
                 RecoveryOutcome::Lost(task) | RecoveryOutcome::Stuck(task, _) if task.has_ended() => {
                     self.note_leftovers(&task)?;
-                    self.lookout.iter_mut().for_each(|lookout| lookout.ended(task.id()));
+                    self.supervisor_watch
+                        .iter_mut()
+                        .for_each(|supervisor_watch| supervisor_watch.ended(task.id()));
                 }
                 RecoveryOutcome::Lost(task) => lost.push(task),
                 RecoveryOutcome::Stuck(task, why) => self.leave_open(&task, why)?,
@@ -190,11 +197,13 @@ impl RecoveryEngine<'_> {
                     continue;
                 }
                 SettleOutcome::Unchanged => {
-                    self.lookout.iter_mut().for_each(|lookout| lookout.look_again(task.id()));
+                    self.supervisor_watch
+                        .iter_mut()
+                        .for_each(|supervisor_watch| supervisor_watch.check_again(task.id()));
                     continue;
                 }
             }
-            self.lookout.iter_mut().for_each(|lookout| lookout.ended(task.id()));
+            self.supervisor_watch.iter_mut().for_each(|supervisor_watch| supervisor_watch.ended(task.id()));
         }
         Ok(())
     }
@@ -213,7 +222,10 @@ impl RecoveryEngine<'_> {
                 expired.push(LostTask::expired(*task, here));
                 continue;
             }
-            let is_new = self.lookout.as_mut().is_none_or(|lookout| lookout.doubt(&task));
+            let is_new = self
+                .supervisor_watch
+                .as_mut()
+                .is_none_or(|supervisor_watch| supervisor_watch.check_later(&task));
             if is_new {
                 let why = unverifiable(&self.ledger, &task);
                 self.reporter.line(&format!("task {} {why}", task.id));
@@ -279,7 +291,11 @@ impl RecoveryEngine<'_> {
     }
 
     fn leave_open(&mut self, lost: &LostTask, why: String) -> Result<(), Error> {
-        if self.lookout.as_mut().is_some_and(|lookout| !lookout.doubt(lost.task())) {
+        if self
+            .supervisor_watch
+            .as_mut()
+            .is_some_and(|supervisor_watch| !supervisor_watch.check_later(lost.task()))
+        {
             return Ok(());
         }
         self.ledger.note_error(lost.id(), &why)?;

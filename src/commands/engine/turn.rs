@@ -3,9 +3,9 @@
 
 use std::time::Instant;
 
-use super::core::RecoveryEngine;
-use super::lookout::Lookout;
-use super::pulse::Pulse;
+use super::periodic_call::PeriodicCall;
+use super::recovery_engine::RecoveryEngine;
+use super::supervisor_watch::SupervisorWatch;
 use crate::error::Error;
 use crate::helper::{Attendant, Helper, Waited};
 use crate::ledger::Ledger;
@@ -27,7 +27,7 @@ impl RecoveryEngine<'_> {
         until: Option<Instant>,
     ) -> Result<Option<Signal>, Error> {
         let event = self.await_event(helper.as_ref(), until)?;
-        self.pulse.iter_mut().for_each(Pulse::beat_if_due);
+        self.periodic_call.iter_mut().for_each(PeriodicCall::call_if_due);
         match event {
             WatchEvent::Child { pid, change: ChildChange::Ended(exit), .. } => {
                 helper.iter_mut().filter(|h| h.child.pid == pid).for_each(|h| h.ended = Some(exit));
@@ -45,10 +45,10 @@ impl RecoveryEngine<'_> {
             | WatchEvent::Ready(_)
             | WatchEvent::Deadline => {}
         }
-        if self.trouble.is_none() {
+        if self.deferred_error.is_none() {
             match self.advance(event) {
                 // A hook is not abandoned for what concerns other tasks.
-                Err(e) if self.is_attending => self.trouble = Some(e),
+                Err(e) if self.is_attending => self.deferred_error = Some(e),
                 done => done?,
             }
         }
@@ -59,11 +59,11 @@ impl RecoveryEngine<'_> {
         let mut interests = Vec::new();
         let report = helper.and_then(|h| h.child.report());
         interests.extend(report.map(|fd| WatchInterest { source: WatchSource::HelperReport, fd }));
-        let mut due = vec![until, self.pulse.as_ref().map(|pulse| pulse.due)];
-        if self.trouble.is_none() {
-            let (lookout, batch) = (self.lookout.as_ref(), self.batch.as_ref());
-            due.extend([self.next_step, lookout.and_then(Lookout::due)]);
-            interests.extend(lookout.into_iter().flat_map(Lookout::interests));
+        let mut due = vec![until, self.periodic_call.as_ref().map(|periodic_call| periodic_call.due)];
+        if self.deferred_error.is_none() {
+            let (supervisor_watch, batch) = (self.supervisor_watch.as_ref(), self.batch.as_ref());
+            due.extend([self.next_step, supervisor_watch.and_then(SupervisorWatch::due)]);
+            interests.extend(supervisor_watch.into_iter().flat_map(SupervisorWatch::interests));
             let processes = batch.into_iter().flat_map(RecoveryBatch::fds);
             interests.extend(processes.map(|fd| WatchInterest { source: WatchSource::Leftover, fd }));
         }
@@ -75,8 +75,8 @@ impl RecoveryEngine<'_> {
     fn advance(&mut self, event: WatchEvent) -> Result<(), Error> {
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= Instant::now());
         let is_seen = matches!(event, WatchEvent::Ready(WatchSource::LedgerChange | WatchSource::Supervisor));
-        if is_seen || is_due(self.lookout.as_ref().and_then(|l| l.due())) {
-            self.look_around()?;
+        if is_seen || is_due(self.supervisor_watch.as_ref().and_then(|l| l.due())) {
+            self.handle_changes()?;
         }
         if event == WatchEvent::Ready(WatchSource::Leftover) || is_due(self.next_step) {
             self.step()?;

@@ -13,7 +13,8 @@ use tracing::{info, warn};
 pub use options::MonitorOptions;
 
 use crate::commands::engine::{
-    self, Lookout, Pulse, RecoveryEngine, RecoveryReport, ReportFormat, Reporter, SelectedTasks,
+    self, PeriodicCall, RecoveryEngine, RecoveryReport, ReportFormat, Reporter, SelectedTasks,
+    SupervisorWatch,
 };
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
@@ -47,8 +48,16 @@ pub fn monitor(options: &MonitorOptions, ledger: Option<&Path>, caller: &Caller)
     sys::set_mask(Signal::STOPS.into_iter().fold(ignored, sys::SignalSet::with));
     let at = ledger::locate(ledger)?;
     let mut watch = engine::watch()?;
-    let mut monitor =
-        Monitor { options, caller, at, lock: None, pause: FIRST_PAUSE, failed_at: None, was_blind: false };
+    let mut monitor = Monitor {
+        options,
+        caller,
+        at,
+        lock: None,
+        pause: FIRST_PAUSE,
+        failed_at: None,
+        is_failure_reported: false,
+        spool_was_replaced: false,
+    };
     loop {
         let signal = match monitor.watch_ledger(&mut watch, &service) {
             Ok(Watched::Stopped(signal)) => Some(signal),
@@ -75,8 +84,10 @@ struct Monitor<'a> {
     pause: Duration,
     /// When the pause after the last error ended.
     failed_at: Option<Instant>,
+    /// It was reported that the monitor cannot use the ledger, and not yet that it can again.
+    is_failure_reported: bool,
     /// The files of the ledger were replaced while it was watched.
-    was_blind: bool,
+    spool_was_replaced: bool,
 }
 
 /// Why the ledger is not watched any longer.
@@ -105,16 +116,17 @@ impl Monitor<'_> {
             RecoveryEngine::new(ledger, watch, policy, self.caller, (Reporter::new(format), report));
         engine.heeds_stops = true;
         let is_ready = Cell::new(false);
-        let beat = || {
+        let call = || {
             service.alive();
             if !is_ready.get() {
                 service.extend(STARTING);
             }
         };
         let watchdog = service.watchdog();
-        engine.pulse = Some(Pulse::begin(watchdog.unwrap_or(STARTING).min(STARTING) / 2, &beat));
+        engine.periodic_call =
+            Some(PeriodicCall::begin(watchdog.unwrap_or(STARTING).min(STARTING) / 2, &call));
         // Before the first look at the tasks: an end between the two is seen.
-        engine.lookout = Some(Lookout::over(&engine.ledger, self.was_blind));
+        engine.supervisor_watch = Some(SupervisorWatch::over(&engine.ledger, self.spool_was_replaced));
         failpoint::reached("monitor.armed");
         engine.report_spool(&merged);
         let all = SelectedTasks(Vec::new());
@@ -123,21 +135,24 @@ impl Monitor<'_> {
         if engine.stopped.is_none() {
             engine.invalidate_sessions()?;
             service.ready(&self.status(&engine));
+            if std::mem::take(&mut self.is_failure_reported) {
+                info!("the monitor uses the ledger {} again", self.at.file.display());
+            }
             failpoint::reached("monitor.ready");
             is_ready.set(true);
-            engine.pulse = watchdog.map(|interval| Pulse::begin(interval, &beat));
+            engine.periodic_call = watchdog.map(|interval| PeriodicCall::begin(interval, &call));
         }
-        self.settle_what_comes(&mut engine, service)
+        self.settle_until_stopped(&mut engine, service)
     }
 
     /// Settles what is lost from now on, and does what remains after a task was settled.
-    fn settle_what_comes(
+    fn settle_until_stopped(
         &mut self,
         engine: &mut RecoveryEngine<'_>,
         service: &ServiceManager,
     ) -> Result<Watched, Error> {
         loop {
-            if engine.has_news() {
+            if engine.has_work() {
                 self.end_round(engine)?;
             } else if let Some(signal) = engine.stopped {
                 return Ok(Watched::Stopped(signal));
@@ -146,7 +161,7 @@ impl Monitor<'_> {
                     "a file of the ledger {} was replaced; bookend opens the ledger again",
                     self.at.file.display()
                 );
-                self.was_blind = true;
+                self.spool_was_replaced = true;
                 return Ok(Watched::Replaced);
             } else {
                 service.status(&self.status(engine));
@@ -178,14 +193,14 @@ impl Monitor<'_> {
     }
 
     fn status(&self, engine: &RecoveryEngine<'_>) -> String {
-        let sees_files = engine.lookout.as_ref().is_some_and(Lookout::sees_files);
+        let sees_files = engine.supervisor_watch.as_ref().is_some_and(SupervisorWatch::sees_files);
         let how = if sees_files { "" } else { " one by one, since inotify is not available" };
         format!("watching the tasks in {}{how}", self.at.file.display())
     }
 
     /// Reports tasks that cannot be judged, runs hooks, prints what was done, and gives back memory.
     fn end_round(&self, engine: &mut RecoveryEngine<'_>) -> Result<(), Error> {
-        engine.expire_doubtful()?;
+        engine.expire_unverifiable()?;
         if let Some(ended) = engine.take_ended() {
             engine.clean_slots_of(&ended);
             if !engine.is_interrupted() {
@@ -202,7 +217,7 @@ impl Monitor<'_> {
         }
         engine.report = self.report();
         engine.rest();
-        engine.trouble.take().map_or(Ok(()), Err)
+        engine.deferred_error.take().map_or(Ok(()), Err)
     }
 
     /// Waits after an error. `Some`: this stop signal arrived.
@@ -213,9 +228,10 @@ impl Monitor<'_> {
         service: &ServiceManager,
     ) -> Result<Option<Signal>, Error> {
         let text = e.in_line();
-        // Errors that follow one another are one trouble.
+        // Errors that follow one another are reported once.
         if self.failed_at.is_none_or(|at| at.elapsed() > 2 * LONGEST_PAUSE) {
             self.pause = FIRST_PAUSE;
+            self.is_failure_reported = true;
             warn!("the monitor cannot use the ledger {} and tries again: {text}", self.at.file.display());
         }
         // A start that waits for this would hold up the machine's boot.

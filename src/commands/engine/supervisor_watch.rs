@@ -28,14 +28,14 @@ const FIRST_MERGE_PAUSE: Duration = Duration::from_secs(1);
 const ROWS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The watch of the ledger's files, and the supervisors that are watched one by one.
-pub struct Lookout {
+pub struct SupervisorWatch {
     /// `None`: the kernel has no room for a watch of the files.
     files: Option<LedgerWatch>,
     /// The spool was replaced: the slots of running tasks may be elsewhere.
-    was_blind: bool,
+    spool_was_replaced: bool,
     /// When the watch of the files is tried again.
     watch_due: Option<Instant>,
-    doubts: BTreeMap<TaskId, Doubt>,
+    tasks: BTreeMap<TaskId, WatchedTask>,
     /// The tasks that ended, and whose hooks and reports may be due.
     ended: BTreeSet<TaskId>,
     /// Hooks and reports of any task may be due.
@@ -48,7 +48,7 @@ pub struct Lookout {
 }
 
 /// A task whose supervisor is watched.
-struct Doubt {
+struct WatchedTask {
     /// Readable when the supervisor has ended; `None`: it is not reachable from here.
     supervisor: Option<ProcessHandle>,
     /// When it is checked again without that.
@@ -63,9 +63,9 @@ struct Doubt {
     report_at: Option<Instant>,
 }
 
-/// What a lookout has seen.
+/// What has changed since the last turn.
 #[derive(Debug, Default)]
-pub(super) struct Sighting {
+pub(super) struct WatchedChanges {
     /// The tasks to look at, and whether their supervisors have given back their slots.
     pub(super) tasks: Vec<(TaskId, bool)>,
     /// Records were put in the spool.
@@ -75,33 +75,33 @@ pub(super) struct Sighting {
     /// Every task is to be checked.
     pub(super) all: bool,
     /// The spool was replaced.
-    pub(super) is_blind: bool,
+    pub(super) spool_is_replaced: bool,
     /// The watch of the files is to be tried again.
     pub(super) watch_again: bool,
     /// The ledger is to be opened again.
     pub(super) is_replaced: bool,
 }
 
-impl Lookout {
-    /// Watches the files of `ledger` from now on, if the kernel has room. `was_blind`: the spool was replaced
+impl SupervisorWatch {
+    /// Watches the files of `ledger` from now on, if the kernel has room. `spool_was_replaced`: that happened
     /// before.
-    pub fn over(ledger: &Ledger, was_blind: bool) -> Lookout {
+    pub fn over(ledger: &Ledger, spool_was_replaced: bool) -> SupervisorWatch {
         let now = Instant::now();
-        let mut lookout = Lookout {
+        let mut supervisor_watch = SupervisorWatch {
             files: None,
-            was_blind,
+            spool_was_replaced,
             watch_due: None,
-            doubts: BTreeMap::new(),
+            tasks: BTreeMap::new(),
             ended: BTreeSet::new(),
             all_ended: true,
             merge_due: None,
             rows_due: None,
             rows_read: now,
         };
-        if let Err(e) = lookout.watch(ledger) {
+        if let Err(e) = supervisor_watch.watch(ledger) {
             warn!("the files of the ledger cannot be watched ({e}): supervisors are watched one by one");
         }
-        lookout
+        supervisor_watch
     }
 
     /// Watches the files of the ledger anew.
@@ -125,31 +125,31 @@ impl Lookout {
     }
 
     /// The spool was replaced: the slots of running supervisors are elsewhere.
-    pub(super) fn lose_slots(&mut self) {
-        self.was_blind = true;
+    pub(super) fn note_replaced_spool(&mut self) {
+        self.spool_was_replaced = true;
     }
 
     pub(super) fn interests(&self) -> impl Iterator<Item = WatchInterest<'_>> {
         let files =
             self.files.iter().map(|f| WatchInterest { source: WatchSource::LedgerChange, fd: f.as_fd() });
-        let supervisors = self.doubts.values().filter_map(|doubt| doubt.supervisor.as_ref());
+        let supervisors = self.tasks.values().filter_map(|watched| watched.supervisor.as_ref());
         files.chain(supervisors.map(|s| WatchInterest { source: WatchSource::Supervisor, fd: s.as_fd() }))
     }
 
     /// When something is to be checked without an event.
     pub(super) fn due(&self) -> Option<Instant> {
-        let tasks = self.doubts.values().filter_map(|doubt| doubt.at);
+        let tasks = self.tasks.values().filter_map(|watched| watched.at);
         tasks.chain(self.merge_due.map(|(at, _)| at)).chain(self.rows_due).chain(self.watch_due).min()
     }
 
     /// Reads the events that have arrived, and collects what is due.
-    pub(super) fn read(&mut self) -> Sighting {
-        let (mut seen, mut hints) = (Sighting::default(), BTreeMap::new());
+    pub(super) fn read(&mut self) -> WatchedChanges {
+        let (mut changes, mut hints) = (WatchedChanges::default(), BTreeMap::new());
         for event in self.files.iter_mut().flat_map(LedgerWatch::read) {
             match event {
                 LedgerEvent::SupervisorClosed(id) => *hints.entry(id).or_default() |= false,
                 LedgerEvent::Recorded(id) => {
-                    seen.has_records = true;
+                    changes.has_records = true;
                     *hints.entry(id).or_default() |= false;
                 }
                 LedgerEvent::Released(id) => *hints.entry(id).or_default() |= true,
@@ -157,115 +157,117 @@ impl Lookout {
                 LedgerEvent::RowsChanged => {
                     self.rows_due.get_or_insert(self.rows_read + ROWS_INTERVAL);
                 }
-                LedgerEvent::Overflow => seen.all = true,
-                LedgerEvent::SpoolReplaced => seen.is_blind = true,
-                LedgerEvent::LedgerReplaced => seen.is_replaced = true,
+                LedgerEvent::Overflow => changes.all = true,
+                LedgerEvent::SpoolReplaced => changes.spool_is_replaced = true,
+                LedgerEvent::LedgerReplaced => changes.is_replaced = true,
             }
         }
         let now = Instant::now();
         if self.rows_due.is_some_and(|at| at <= now) {
-            seen.rows = true;
-            seen.has_records |= self.files.is_none();
+            changes.rows = true;
+            changes.has_records |= self.files.is_none();
             self.rows_read = now;
             self.rows_due = self.files.is_none().then_some(now + ROWS_INTERVAL);
         }
-        seen.has_records |= self.merge_due.is_some_and(|(at, _)| at <= now);
-        seen.watch_again = self.watch_due.is_some_and(|at| at <= now);
-        for (id, doubt) in &mut self.doubts {
+        changes.has_records |= self.merge_due.is_some_and(|(at, _)| at <= now);
+        changes.watch_again = self.watch_due.is_some_and(|at| at <= now);
+        for (id, watched) in &mut self.tasks {
             let has_exited =
-                doubt.supervisor.as_ref().is_some_and(|s| s.wait(Duration::ZERO).unwrap_or(true));
-            if has_exited || doubt.at.is_some_and(|at| at <= now) {
-                doubt.supervisor = None;
-                doubt.at = None;
-                seen.tasks.push((id.clone(), doubt.is_released));
+                watched.supervisor.as_ref().is_some_and(|s| s.wait(Duration::ZERO).unwrap_or(true));
+            if has_exited || watched.at.is_some_and(|at| at <= now) {
+                watched.supervisor = None;
+                watched.at = None;
+                changes.tasks.push((id.clone(), watched.is_released));
             }
         }
         for (id, is_released) in hints {
             // Its supervisor exits now, however long it was watched before.
-            if let Some(doubt) = self.doubts.get_mut(&id) {
-                (doubt.since, doubt.pause) = (now, FIRST_PAUSE);
+            if let Some(watched) = self.tasks.get_mut(&id) {
+                (watched.since, watched.pause) = (now, FIRST_PAUSE);
             }
-            seen.tasks.push((id, is_released));
+            changes.tasks.push((id, is_released));
         }
-        seen
+        changes
     }
 
     /// Watches the supervisor of a task that is alive, if it was hinted at or the files do not show its end.
     pub(super) fn keep(&mut self, task: &Task, ledger: &Ledger) {
         let now = Instant::now();
         let is_shown = || task.live_slot.is_some() && self.sees_slots() && ledger.has_slot(&task.id);
-        if !self.doubts.contains_key(&task.id) && is_shown() {
+        if !self.tasks.contains_key(&task.id) && is_shown() {
             return;
         }
-        let doubt = self.doubts.entry(task.id.clone()).or_insert_with(|| Doubt::new(now, false));
-        doubt.supervisor = live_supervisor(task);
-        doubt.at = doubt.supervisor.is_none().then(|| now + doubt.next_pause(now));
+        let watched = self.tasks.entry(task.id.clone()).or_insert_with(|| WatchedTask::new(now, false));
+        watched.supervisor = live_supervisor(task);
+        watched.at = watched.supervisor.is_none().then(|| now + watched.next_pause(now));
     }
 
     /// Notes that the supervisor of a task is to be watched, whatever the files show.
     pub(super) fn hint(&mut self, id: &TaskId, is_released: bool) {
-        let doubt = self.doubts.entry(id.clone()).or_insert_with(|| Doubt::new(Instant::now(), is_released));
+        let watched =
+            self.tasks.entry(id.clone()).or_insert_with(|| WatchedTask::new(Instant::now(), is_released));
         // Once it was closed, another recovery may have removed it.
-        doubt.is_released &= is_released;
+        watched.is_released &= is_released;
     }
 
-    /// As [`Lookout::hint`], if nothing was noted before.
+    /// As [`SupervisorWatch::hint`], if nothing was noted before.
     pub(super) fn hint_first(&mut self, id: &TaskId) {
-        self.doubts.entry(id.clone()).or_insert_with(|| Doubt::new(Instant::now(), false));
+        self.tasks.entry(id.clone()).or_insert_with(|| WatchedTask::new(Instant::now(), false));
     }
 
     /// Whether the slot of a task was closed before its supervisor gave it back, as far as was noted.
     pub(super) fn was_closed(&self, id: &TaskId) -> bool {
-        self.doubts.get(id).is_some_and(|doubt| !doubt.is_released)
+        self.tasks.get(id).is_some_and(|watched| !watched.is_released)
     }
 
     fn sees_slots(&self) -> bool {
-        self.files.is_some() && !self.was_blind
+        self.files.is_some() && !self.spool_was_replaced
     }
 
     /// Checks a task again later that cannot be judged or settled; whether that was not reported yet.
-    pub(super) fn doubt(&mut self, task: &Task) -> bool {
+    pub(super) fn check_later(&mut self, task: &Task) -> bool {
         let now = Instant::now();
-        let doubt = self.doubts.entry(task.id.clone()).or_insert_with(|| Doubt::new(now, false));
-        doubt.supervisor = live_supervisor(task);
-        doubt.at = Some(now + INTERVAL);
-        !std::mem::replace(&mut doubt.is_reported, true)
+        let watched = self.tasks.entry(task.id.clone()).or_insert_with(|| WatchedTask::new(now, false));
+        watched.supervisor = live_supervisor(task);
+        watched.at = Some(now + INTERVAL);
+        !std::mem::replace(&mut watched.is_reported, true)
     }
 
     /// Whether the supervisor of a task is watched.
     pub(super) fn watches(&self, id: &TaskId) -> bool {
-        self.doubts.get(id).is_some_and(|doubt| doubt.supervisor.is_some() || doubt.at.is_some())
+        self.tasks.get(id).is_some_and(|watched| watched.supervisor.is_some() || watched.at.is_some())
     }
 
     /// Looks at a task again in a minute.
     pub(super) fn retry(&mut self, id: &TaskId) {
         let now = Instant::now();
-        self.doubts.entry(id.clone()).or_insert_with(|| Doubt::new(now, false)).at = Some(now + INTERVAL);
+        self.tasks.entry(id.clone()).or_insert_with(|| WatchedTask::new(now, false)).at =
+            Some(now + INTERVAL);
     }
 
     /// Reports a task again in a minute, and not before.
     pub(super) fn report_later(&mut self, id: &TaskId) {
         self.retry(id);
-        self.doubts.entry(id.clone()).and_modify(|doubt| doubt.report_at = doubt.at);
+        self.tasks.entry(id.clone()).and_modify(|watched| watched.report_at = watched.at);
     }
 
     /// Whether the report of a task is to be tried again later.
     pub(super) fn reports_later(&self, id: &TaskId) -> bool {
-        let at = self.doubts.get(id).and_then(|doubt| doubt.report_at);
+        let at = self.tasks.get(id).and_then(|watched| watched.report_at);
         at.is_some_and(|at| at > Instant::now())
     }
 
     /// Looks at a task again soon: it was lost, and is not now.
-    pub(super) fn look_again(&mut self, id: &TaskId) {
+    pub(super) fn check_again(&mut self, id: &TaskId) {
         let now = Instant::now();
-        let doubt = self.doubts.entry(id.clone()).or_insert_with(|| Doubt::new(now, false));
-        doubt.at = Some(now + doubt.next_pause(now));
+        let watched = self.tasks.entry(id.clone()).or_insert_with(|| WatchedTask::new(now, false));
+        watched.at = Some(now + watched.next_pause(now));
     }
 
     /// Checks a running task once a minute that nothing can prove to be alive, without a report.
     pub(super) fn expect_no_proof(&mut self, id: &TaskId) {
         self.hint(id, false);
-        self.doubts.entry(id.clone()).and_modify(|doubt| doubt.is_reported = true);
+        self.tasks.entry(id.clone()).and_modify(|watched| watched.is_reported = true);
     }
 
     /// Notes whether the ledger did not take a record of the spool; whether that was not so before.
@@ -298,7 +300,7 @@ impl Lookout {
 
     /// Forgets a task.
     pub(super) fn forget(&mut self, id: &TaskId) {
-        self.doubts.remove(id);
+        self.tasks.remove(id);
     }
 
     /// Notes that nothing of a task is alive any more.
@@ -310,10 +312,10 @@ impl Lookout {
     }
 }
 
-impl Doubt {
-    fn new(since: Instant, is_released: bool) -> Doubt {
+impl WatchedTask {
+    fn new(since: Instant, is_released: bool) -> WatchedTask {
         let (supervisor, pause) = (None, FIRST_PAUSE);
-        Doubt { supervisor, at: None, pause, since, is_released, is_reported: false, report_at: None }
+        WatchedTask { supervisor, at: None, pause, since, is_released, is_reported: false, report_at: None }
     }
 
     /// How long to wait before the next check.
@@ -341,26 +343,26 @@ mod tests {
     #[test]
     fn a_supervisor_without_a_descriptor_is_checked_less_and_less_often() {
         let since = Instant::now();
-        let mut doubt = Doubt::new(since, false);
-        let pauses: Vec<u128> = (0..12).map(|_| doubt.next_pause(since).as_millis()).collect();
+        let mut watched = WatchedTask::new(since, false);
+        let pauses: Vec<u128> = (0..12).map(|_| watched.next_pause(since).as_millis()).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 1000]);
-        assert_eq!(doubt.next_pause(since + ATTENTION - FIRST_PAUSE), LONGEST_PAUSE);
-        assert_eq!(doubt.next_pause(since + ATTENTION), INTERVAL);
+        assert_eq!(watched.next_pause(since + ATTENTION - FIRST_PAUSE), LONGEST_PAUSE);
+        assert_eq!(watched.next_pause(since + ATTENTION), INTERVAL);
     }
 
     #[test]
     fn a_report_that_failed_is_due_in_a_minute_whatever_happens_meanwhile() {
         let world = World::new();
-        let mut lookout = Lookout::over(&world.open(), false);
+        let mut supervisor_watch = SupervisorWatch::over(&world.open(), false);
         let (id, began) = (TaskId::recorded("t"), Instant::now());
-        lookout.take_ended();
-        lookout.report_later(&id);
-        lookout.ended(&id);
-        assert!(lookout.has_ended() && lookout.reports_later(&id));
-        let due = lookout.due().expect("a time");
+        supervisor_watch.take_ended();
+        supervisor_watch.report_later(&id);
+        supervisor_watch.ended(&id);
+        assert!(supervisor_watch.has_ended() && supervisor_watch.reports_later(&id));
+        let due = supervisor_watch.due().expect("a time");
         assert!(due >= began + INTERVAL && due <= Instant::now() + INTERVAL);
-        lookout.forget(&id);
-        lookout.ended(&id);
-        assert_eq!((lookout.due(), lookout.reports_later(&id)), (None, false));
+        supervisor_watch.forget(&id);
+        supervisor_watch.ended(&id);
+        assert_eq!((supervisor_watch.due(), supervisor_watch.reports_later(&id)), (None, false));
     }
 }

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use tracing::{debug, warn};
 
-use super::core::RecoveryEngine;
 use super::deliveries::ATTEMPTS;
 use super::post_mortem::{post_mortem, survey, uncommitted};
+use super::recovery_engine::RecoveryEngine;
 use super::scope::SelectedTasks;
 use crate::error::Error;
 use crate::failpoint;
@@ -30,8 +30,8 @@ impl RecoveryEngine<'_> {
             due.iter().map(|t| t.id.clone()).zip(taken).partition(|(_, taken)| *taken);
         let ours: BTreeSet<TaskId> = ours.into_iter().map(|(id, _)| id).collect();
         // The other process may die before it has reported them.
-        if let Some(lookout) = &mut self.lookout {
-            theirs.iter().for_each(|(id, _)| lookout.retry(id));
+        if let Some(supervisor_watch) = &mut self.supervisor_watch {
+            theirs.iter().for_each(|(id, _)| supervisor_watch.retry(id));
         }
         // Without those that another process reported before it released its lock.
         due = self.unreported(selected)?;
@@ -61,7 +61,10 @@ impl RecoveryEngine<'_> {
     fn unreported(&mut self, selected: &SelectedTasks) -> Result<Vec<Task>, Error> {
         let mut due = Vec::new();
         for task in selected.only(self.ledger.unhinted()?) {
-            let waits = self.lookout.as_ref().is_some_and(|lookout| lookout.reports_later(&task.id));
+            let waits = self
+                .supervisor_watch
+                .as_ref()
+                .is_some_and(|supervisor_watch| supervisor_watch.reports_later(&task.id));
             if !waits && !self.is_supervised(&task)? {
                 due.push(task);
             }
@@ -93,13 +96,13 @@ impl RecoveryEngine<'_> {
             }
             HookEnd::Failed(how) => how,
         };
-        let next = match &mut self.lookout {
+        let next = match &mut self.supervisor_watch {
             _ if attempt >= ATTEMPTS && self.stopped.is_none() => {
                 self.ledger.hinted(std::slice::from_ref(id), Time::now())?;
                 "it is not run again"
             }
-            Some(lookout) if self.stopped.is_none() => {
-                lookout.report_later(id);
+            Some(supervisor_watch) if self.stopped.is_none() => {
+                supervisor_watch.report_later(id);
                 "it is run again in a minute"
             }
             _ => "the next recovery tries again",
@@ -126,9 +129,9 @@ impl RecoveryEngine<'_> {
                     1 => "1 interrupted task".to_owned(),
                     n => format!("{n} interrupted tasks"),
                 };
-                let next = match &mut self.lookout {
-                    Some(lookout) => {
-                        printed.iter().for_each(|id| lookout.report_later(id));
+                let next = match &mut self.supervisor_watch {
+                    Some(supervisor_watch) => {
+                        printed.iter().for_each(|id| supervisor_watch.report_later(id));
                         "it is printed again in a minute"
                     }
                     None => "the next recovery prints it again",

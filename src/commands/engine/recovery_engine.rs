@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use super::lookout::Lookout;
-use super::pulse::Pulse;
+use super::periodic_call::PeriodicCall;
 use super::report::{RecoveryReport, Reporter};
 use super::scope::{RecoveryPolicy, SelectedTasks};
+use super::supervisor_watch::SupervisorWatch;
 use crate::error::Error;
 use crate::helper::Helper;
 use crate::ledger::{FollowUpLock, Ledger};
@@ -27,8 +27,8 @@ pub struct RecoveryEngine<'a> {
     pub reporter: Reporter,
     pub report: RecoveryReport,
     /// What `monitor` watches besides; `None`: only the tasks that were added are settled.
-    pub lookout: Option<Lookout>,
-    pub pulse: Option<Pulse<'a>>,
+    pub supervisor_watch: Option<SupervisorWatch>,
+    pub periodic_call: Option<PeriodicCall<'a>>,
     /// The tasks that are being settled; `None`: there is none.
     pub(super) batch: Option<RecoveryBatch>,
     /// When the batch is to be stepped, at the latest.
@@ -52,7 +52,7 @@ pub struct RecoveryEngine<'a> {
     /// A file of the ledger was replaced: the ledger is to be opened again.
     pub is_replaced: bool,
     /// What kept the engine from settling tasks while a hook ran.
-    pub trouble: Option<Error>,
+    pub deferred_error: Option<Error>,
 }
 
 impl<'a> RecoveryEngine<'a> {
@@ -72,8 +72,8 @@ impl<'a> RecoveryEngine<'a> {
             by,
             reporter,
             report,
-            lookout: None,
-            pulse: None,
+            supervisor_watch: None,
+            periodic_call: None,
             batch: None,
             next_step: None,
             settling: BTreeSet::new(),
@@ -85,7 +85,7 @@ impl<'a> RecoveryEngine<'a> {
             is_attending: false,
             withheld: Vec::new(),
             is_replaced: false,
-            trouble: None,
+            deferred_error: None,
         }
     }
 
@@ -95,20 +95,20 @@ impl<'a> RecoveryEngine<'a> {
     }
 
     /// Whether something is to be done before the next event.
-    pub fn has_news(&self) -> bool {
-        let follow_ups = self.lookout.as_ref().is_some_and(Lookout::has_ended);
+    pub fn has_work(&self) -> bool {
+        let follow_ups = self.supervisor_watch.as_ref().is_some_and(SupervisorWatch::has_ended);
         let scan = self.batch.is_some() && !self.is_settling();
         follow_ups || scan || !self.unverifiable.is_empty() || !self.report.is_empty()
     }
 
     /// The tasks whose hooks and reports may be due, once. `None`: there is none.
     pub fn take_ended(&mut self) -> Option<SelectedTasks> {
-        self.lookout.as_mut()?.take_ended()
+        self.supervisor_watch.as_mut()?.take_ended()
     }
 
     /// Whether no more hooks are to be started.
     pub fn is_interrupted(&self) -> bool {
-        self.stopped.is_some() || self.trouble.is_some() || self.is_replaced
+        self.stopped.is_some() || self.deferred_error.is_some() || self.is_replaced
     }
 
     /// Waits for one event without a helper.
