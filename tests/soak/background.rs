@@ -180,10 +180,13 @@ fn monitor(soak: &Soak) -> Supervisor {
     soak.unless(is_ready, || format!("the monitor ended: {}", monitor.errors()));
     let files_at_first = open_files(monitor.pid()).len();
     let mut watched = Supervisor::watched("monitor", monitor.pid());
-    while !soak.sleep_or_end(soak.length / 200) {
-        let Some((anonymous_kib, rss_kib)) = memory(monitor.pid()) else { break };
+    // Also on a machine so busy that everything else is over by now.
+    while let Some((anonymous_kib, rss_kib)) = memory(monitor.pid()) {
         let part = (soak.part() - MONITORED_FROM) / (1.0 - MONITORED_FROM);
         watched.samples.push(Sample { part, anonymous_kib, rss_kib, files: open_files(monitor.pid()).len() });
+        if soak.sleep_or_end(soak.length / 200) {
+            break;
+        }
     }
     let until = Deadline::within(SETTLE_LIMIT);
     while !is_quiet(&soak.world) && !until.passed() {
