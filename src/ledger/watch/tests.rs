@@ -140,8 +140,8 @@ fn lost_events_are_reported() {
     let mut watched = Watched::new(WatchScope::All);
     let limit = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
     let limit: usize = limit.trim().parse().unwrap();
-    // Two names in turn, since the kernel joins an event with an equal one before it. A child that another test
-    // forks keeps a file open for a moment, and so changes the order of a few.
+    // Two names in turn, since the kernel joins an event with an equal one before it. A child that another
+    // test forks keeps a file open for a moment, and so changes the order of a few.
     for n in 0..limit + 100 {
         let mut file = File::create(watched.spool([".a.slot", ".b.slot"][n % 2])).unwrap();
         file.write_all(b"x").unwrap();
