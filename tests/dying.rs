@@ -2,9 +2,14 @@
 //!
 //! `BOOKEND_KILLS=N` sets the number of kills of each kind; the default is 5.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{End, Fifo, Output, Proc, World, eventually, possible, print_line, stat_field, state};
+use crate::harness::{
+    End, Fifo, Output, Proc, World, eventually, is_root, on_path, possible, print_line, stat_field, state,
+};
 use crate::standins::{Busy, bookend};
 
 /// The processes that the test kills.
@@ -152,6 +157,38 @@ fn a_daemon_whose_first_thread_has_ended_is_found_by_its_mark() {
     assert!(left["pids"].as_array().is_some_and(|pids| pids.contains(&daemon.into())), "{left}");
     assert_eq!(left["ended"], left["found"], "{left}");
     assert!(matches!(stat_field(daemon, 20).as_deref(), None | Some("1")), "its other thread has ended");
+}
+
+/// The files of a thread that has ended belong to root, so a plain user reads those of another thread.
+#[test]
+fn a_plain_user_finds_a_daemon_whose_first_thread_has_ended() {
+    let test = "a_plain_user_finds_a_daemon_whose_first_thread_has_ended";
+    let Some(world) = World::of_bookend(test) else { return };
+    if !possible(test, is_root() && on_path("setpriv"), "root and setpriv") {
+        return;
+    }
+    let (mut out, dir) = (world.fifo("out"), world.path("plain"));
+    fs::create_dir(&dir).expect("a directory");
+    for path in [dir, out.path().into()] {
+        chown(path, Some(65534), Some(65534)).expect("another owner");
+    }
+    fs::set_permissions(world.path(""), Permissions::from_mode(0o755)).expect("a mode");
+    // The programs may be in a directory that other users cannot enter.
+    let [program, probe] = ["plain/bookend", "plain/probe"].map(|name| world.name(name));
+    world.bare(["cp", env!("CARGO_BIN_EXE_bookend"), &program]).run().ended(End::Code(0));
+    world.bare(["cp", "-L", &world.name("bin/probe"), &probe]).run().ended(End::Code(0));
+    let user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", &program];
+    let plain = |words: &[&str]| {
+        let command = world.bare(user.iter().chain(words).copied());
+        command.env("HOME", world.name("plain")).env("BOOKEND_LEDGER", world.name("plain/ledger.db"))
+    };
+    let script =
+        format!("{probe} daemon -- {probe} with setsid -- {probe} headless {}; exec sleep 1000", out.path());
+    let run = plain(&["run", "--id", "one", "--", "sh", "-c", &script]).start();
+    out.pid("ready");
+    run.signal(Signal::KILL);
+    let output = plain(&["recover", "--grace", "100ms"]).run().ended(End::Code(0));
+    assert!(output.stdout.contains("ended 1 leftover process"), "{output:?}");
 }
 
 /// Immediately after the kill, a child of the supervisor may still hold the supervisor's live lock.

@@ -153,8 +153,15 @@ pub(crate) fn marks_of(pid: i32, environ: rustix::io::Result<&OwnedFd>, buf: &mu
     match environ.and_then(|file| read_environ(file, buf)) {
         Ok([]) | Err(Errno::NOENT | Errno::SRCH) => marks_without_environment(pid, buf),
         Ok(environ) => ProcessMarks::Shown(marks_in(environ)),
+        // The files of a thread that has ended belong to root.
+        Err(_) if has_first_thread_ended(pid) => marks_of_threads(pid, buf),
         Err(_) => ProcessMarks::Unreadable,
     }
+}
+
+fn has_first_thread_ended(pid: i32) -> bool {
+    let stat = identity::stat(pid).ok().flatten();
+    stat.is_some_and(|stat| !stat.is_dead() && dying::first_thread_exits(&stat))
 }
 
 /// What a process shows whose environment is empty. Linux before 6.12 shows that of an exiting process as

@@ -137,10 +137,10 @@ impl ProcFs {
         let owner = self.owner(pid, file.as_ref().ok());
         let has_ended = matches!(file, Err(Errno::NOENT | Errno::SRCH));
         let marks = match &file {
-            Err(_) if !has_ended => Some(ProcessMarks::Unreadable),
             _ if owner.is_some_and(concerns) => {
                 Some(mark::marks_of(pid, file.as_ref().map_err(|e| *e), &mut self.environ))
             }
+            Err(_) if !has_ended => Some(ProcessMarks::Unreadable),
             _ => None,
         };
         Seen { owner, marks }
