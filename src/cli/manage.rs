@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Subcommand};
+use tracing::level_filters::LevelFilter;
 
 use super::run_again::RunAgainArgs;
 use super::values::{any_key, duration, level};
@@ -53,6 +54,22 @@ struct PolicyArgs {
 }
 
 #[derive(Debug, Args)]
+struct MessageArgs {
+    /// Print errors only on stderr
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Print on stderr what bookend does; twice: in detail
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+impl MessageArgs {
+    fn level(&self) -> LevelFilter {
+        level(self.quiet, self.verbose)
+    }
+}
+
+#[derive(Debug, Args)]
 pub struct MonitorArgs {
     #[command(flatten)]
     policy: PolicyArgs,
@@ -61,12 +78,8 @@ pub struct MonitorArgs {
     /// The fields are those of `recover --json`.
     #[arg(long)]
     json: bool,
-    /// Print errors only on stderr
-    #[arg(short, long, conflicts_with = "verbose")]
-    quiet: bool,
-    /// Print on stderr what bookend does; twice: in detail
-    #[arg(short, long, action = ArgAction::Count)]
-    verbose: u8,
+    #[command(flatten)]
+    messages: MessageArgs,
 }
 
 #[derive(Debug, Args)]
@@ -87,12 +100,8 @@ pub struct RecoverArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Print errors only on stderr
-    #[arg(short, long, conflicts_with = "verbose")]
-    quiet: bool,
-    /// Print on stderr what bookend does; twice: in detail
-    #[arg(short, long, action = ArgAction::Count)]
-    verbose: u8,
+    #[command(flatten)]
+    messages: MessageArgs,
 }
 
 #[derive(Debug, Args)]
@@ -111,12 +120,8 @@ pub struct DeliverArgs {
     /// 0: never.
     #[arg(long, env = "BOOKEND_HOOK_TIMEOUT", value_name = "DURATION", value_parser = duration)]
     hook_timeout: Option<Duration>,
-    /// Print errors only on stderr
-    #[arg(short, long, conflicts_with = "verbose")]
-    quiet: bool,
-    /// Print on stderr what bookend does; twice: in detail
-    #[arg(short, long, action = ArgAction::Count)]
-    verbose: u8,
+    #[command(flatten)]
+    messages: MessageArgs,
 }
 
 #[derive(Debug, Args)]
@@ -214,7 +219,7 @@ impl MonitorArgs {
         monitor::MonitorOptions {
             policy: self.policy.policy(),
             json: self.json,
-            level: level(self.quiet, self.verbose),
+            level: self.messages.level(),
         }
     }
 }
@@ -227,7 +232,7 @@ impl RecoverArgs {
             settle_only: self.settle_only,
             dry_run: self.dry_run,
             json: self.json,
-            level: level(self.quiet, self.verbose),
+            level: self.messages.level(),
         }
     }
 }
@@ -243,7 +248,7 @@ impl DeliverArgs {
             which,
             again: self.again,
             hook_timeout: self.hook_timeout,
-            level: level(self.quiet, self.verbose),
+            level: self.messages.level(),
         }
     }
 }

@@ -179,13 +179,11 @@ impl Ledger {
     }
 
     /// Makes this process the monitor of the ledger; `None`: another process is.
-    #[allow(dead_code, reason = "for the monitor")]
     pub fn hold_monitor(&self) -> Result<Option<MonitorLock>> {
         self.live.hold_monitor()
     }
 
     /// Whether another process is the monitor of the ledger.
-    #[allow(dead_code, reason = "for the monitor")]
     pub fn has_monitor(&self) -> Result<bool> {
         self.live.has_monitor()
     }

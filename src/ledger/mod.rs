@@ -55,9 +55,7 @@ pub use error::{LedgerError, Result};
 pub use filter::TaskFilter;
 pub use followups::UnsafeSession;
 pub use handle::Ledger;
-#[allow(unused_imports, reason = "for the monitor")]
-pub use live::MonitorLock;
-pub use live::{FollowUp, FollowUpLock, LiveEvidence, LiveLock, TakenLock};
+pub use live::{FollowUp, FollowUpLock, LiveEvidence, LiveLock, MonitorLock, TakenLock};
 pub use location::{ChosenBy, Location, locate};
 pub use merge::records_in_spool;
 #[cfg(test)]

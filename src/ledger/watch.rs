@@ -24,7 +24,6 @@ pub enum WatchScope {
     /// That tasks end, and that the spool was replaced.
     Ends,
     /// Everything.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for the monitor"))]
     All,
 }
 

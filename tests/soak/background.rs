@@ -180,7 +180,7 @@ fn monitor(soak: &Soak) -> Supervisor {
     soak.unless(is_ready, || format!("the monitor ended: {}", monitor.errors()));
     let files_at_first = open_files(monitor.pid()).len();
     let mut watched = Supervisor::watched("monitor", monitor.pid());
-    // Also on a machine so busy that everything else is over by now.
+    // Measured at least once: on a busy machine the soak may be over before the monitor is ready.
     while let Some((anonymous_kib, rss_kib)) = memory(monitor.pid()) {
         let part = (soak.part() - MONITORED_FROM) / (1.0 - MONITORED_FROM);
         watched.samples.push(Sample { part, anonymous_kib, rss_kib, files: open_files(monitor.pid()).len() });

@@ -89,7 +89,7 @@ mod tests {
     }
 
     /// An old task (10, 11) with a shell (12), a young one (20, 21) with a shell (22) and a process that its
-    /// agent left to it (23), and a process of nobody (30).
+    /// agent left to it (23), and a process that belongs to no task (30).
     fn snapshot() -> ProcessSnapshot {
         ProcessSnapshot::of(vec![
             row(1, 0, 1),

@@ -211,9 +211,9 @@ mod tests {
     fn a_process_that_the_rows_exclude_is_not_read_and_one_that_is_too_old_neither() {
         let id = format!("scan-{}", std::process::id());
         let (mut child, agent) = marked(&id);
-        let nobody = ProcessIdentity { pid: i32::MAX, start: 1 };
+        let unused = ProcessIdentity { pid: i32::MAX, start: 1 };
         let row =
-            RecordedProcesses { supervisor: nobody, agent: Some(agent), is_nested: true, is_here: true };
+            RecordedProcesses { supervisor: unused, agent: Some(agent), is_nested: true, is_here: true };
         let mut scan = ProcessScan::open().unwrap();
         scan.read().unwrap();
         assert!(may_hold(&mut scan, &id, agent.start - 1, &[]));
