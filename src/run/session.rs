@@ -16,6 +16,8 @@ pub struct Known<'a> {
     pub linked: Option<&'a SessionUse>,
     /// The agent of that session, if it is another one than the run's.
     pub other_agent: Option<&'a str>,
+    /// The other host on which the session of the key was used last.
+    pub elsewhere: Option<&'a str>,
     pub transcript: Transcript,
     /// The session that the agent's own arguments resume, `--continue` resolved.
     pub users: Option<&'a SessionUse>,
@@ -121,7 +123,10 @@ pub fn choose(known: &Known<'_>) -> Result<Choice, Refusal> {
         invalidate,
         warning,
     };
-    let Some(linked) = known.linked else { return Ok(fresh(None, None)) };
+    let elsewhere = known.elsewhere.filter(|_| !known.fresh).map(|host| {
+        format!("the session of the key is not resumed: it was last used on host {host}; starting fresh")
+    });
+    let Some(linked) = known.linked else { return Ok(fresh(None, elsewhere)) };
     if known.fresh {
         return Ok(fresh(
             Some(StartInvalidation { reason: "fresh", was_safe: linked.may_be_resumed() }),
@@ -131,6 +136,10 @@ pub fn choose(known: &Known<'_>) -> Result<Choice, Refusal> {
     let session = linked.session.clone();
     if let Some(task) = linked.running() {
         return Err(Refusal::InUse { session, task: task.to_owned() });
+    }
+    if elsewhere.is_some() {
+        let invalidation = StartInvalidation { reason: "elsewhere", was_safe: linked.may_be_resumed() };
+        return Ok(fresh(Some(invalidation), elsewhere));
     }
     if let Some(other) = known.other_agent {
         let warning = format!("session {session} is not resumed: it is a session of {other}; starting fresh");
@@ -213,6 +222,7 @@ mod tests {
             new_id: Some(SessionId::recorded(NEW)),
             linked,
             other_agent: None,
+            elsewhere: None,
             transcript: Transcript::Usable,
             users: None,
             allow_unsafe: false,
