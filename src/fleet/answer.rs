@@ -10,10 +10,10 @@ use tokio_postgres::types::{FromSql, Type};
 use super::error::FleetError;
 
 /// The first column of a row, as JSON. A function without a result, and NULL, are `null`.
-struct Answer(Value);
+struct FirstColumn(Value);
 
-impl<'a> FromSql<'a> for Answer {
-    fn from_sql(of: &Type, raw: &'a [u8]) -> Result<Answer, Box<dyn StdError + Sync + Send>> {
+impl<'a> FromSql<'a> for FirstColumn {
+    fn from_sql(of: &Type, raw: &'a [u8]) -> Result<FirstColumn, Box<dyn StdError + Sync + Send>> {
         let value = match *of {
             Type::JSON | Type::JSONB => Value::from_sql(of, raw)?,
             Type::BOOL => bool::from_sql(of, raw)?.into(),
@@ -23,11 +23,11 @@ impl<'a> FromSql<'a> for Answer {
             Type::UUID => uuid::Uuid::from_sql(of, raw)?.to_string().into(),
             _ => <&str>::from_sql(of, raw)?.into(),
         };
-        Ok(Answer(value))
+        Ok(FirstColumn(value))
     }
 
-    fn from_sql_null(_: &Type) -> Result<Answer, Box<dyn StdError + Sync + Send>> {
-        Ok(Answer(Value::Null))
+    fn from_sql_null(_: &Type) -> Result<FirstColumn, Box<dyn StdError + Sync + Send>> {
+        Ok(FirstColumn(Value::Null))
     }
 
     fn accepts(of: &Type) -> bool {
@@ -38,6 +38,6 @@ impl<'a> FromSql<'a> for Answer {
 
 /// The first column of a row.
 pub(super) fn read<T: DeserializeOwned>(row: &Row) -> Result<T, FleetError> {
-    let Answer(value) = row.try_get(0).map_err(|e| FleetError::Answer(e.into()))?;
+    let FirstColumn(value) = row.try_get(0).map_err(|e| FleetError::Answer(e.into()))?;
     serde_json::from_value(value).map_err(|e| FleetError::Answer(e.into()))
 }

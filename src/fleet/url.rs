@@ -171,7 +171,8 @@ impl UrlError {
                 "write it like postgres://bookend_HOST@db.example.org/bookend"
             }
             UrlError::Password => {
-                "write the password to ~/.pgpass, in a line like db.example.org:5432:bookend:bookend_HOST:PASSWORD"
+                "write the password to ~/.pgpass, in a line like \
+                 db.example.org:5432:bookend:bookend_HOST:PASSWORD"
             }
             UrlError::Escape => "write % as %25",
             UrlError::Option(_) => "possible are host, port, dbname, user, service, sslmode and sslrootcert",
