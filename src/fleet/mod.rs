@@ -10,6 +10,7 @@ mod connection;
 #[cfg(feature = "fleet")]
 mod error;
 mod membership;
+pub mod socket;
 #[cfg(feature = "fleet")]
 mod tls;
 #[cfg(feature = "fleet")]

@@ -211,7 +211,10 @@ mod tests {
     #[test]
     fn a_message_is_one_line_that_reads_as_itself() {
         let sent = line(&take()).expect("JSON");
-        assert_eq!(sent, "{\"take\":{\"key\":\"k\\n\\\"x\",\"task\":\"t1\",\"slot\":7,\"if_held\":\"wait\"}}\n");
+        assert_eq!(
+            sent,
+            "{\"take\":{\"key\":\"k\\n\\\"x\",\"task\":\"t1\",\"slot\":7,\"if_held\":\"wait\"}}\n"
+        );
         assert_eq!(serde_json::from_str::<RunMessage>(&sent).expect("a message"), take());
         let answers = [
             HubAnswer::Granted { elsewhere: None },

@@ -31,6 +31,8 @@ pub(super) struct FleetKey<'a> {
     /// The monitor keeps the key for this ledger until it ends.
     granted: Option<HubConnection>,
     elsewhere: Option<String>,
+    /// What the user was told last.
+    reported: String,
 }
 
 /// What a run waits for.
@@ -67,7 +69,7 @@ impl<'a> FleetKey<'a> {
             },
         });
         let private_dir = context.location.private_dir();
-        FleetKey { context, private_dir, request, granted: None, elsewhere: None }
+        FleetKey { context, private_dir, request, granted: None, elsewhere: None, reported: String::new() }
     }
 
     /// The id of the task to which the key is granted.
@@ -134,28 +136,26 @@ impl<'a> FleetKey<'a> {
         if asking.awaited == Awaited::Monitor {
             asking.awaited = Awaited::Answer;
         }
-        match hub.answer() {
-            Ok(HubAnswer::Granted { elsewhere }) => {
-                self.elsewhere = elsewhere;
-                return Ok(Some(hub));
+        loop {
+            match hub.answer() {
+                Ok(HubAnswer::Granted { elsewhere }) => {
+                    self.elsewhere = elsewhere;
+                    return Ok(Some(hub));
+                }
+                Ok(HubAnswer::Held(holder)) => self.await_further(asking, Awaited::Holder(holder))?,
+                Ok(HubAnswer::Away { why }) => self.await_further(asking, Awaited::Database { why })?,
+                Ok(HubAnswer::Refused { why, hint }) => return Err(self.refused_for_good(&why, hint)),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                // The monitor has ended. The next one is asked again.
+                Err(_) => return Ok(None),
             }
-            Ok(HubAnswer::Held(holder)) => self.await_further(asking, Awaited::Holder(holder))?,
-            Ok(HubAnswer::Away { why }) => self.await_further(asking, Awaited::Database { why })?,
-            Ok(HubAnswer::Refused { why, hint }) => {
-                let nothing = "nothing was executed";
-                let hint = hint.map_or(nothing.to_owned(), |hint| format!("{hint}; {nothing}"));
-                return Err(Error::failed(format!("{} {why}", self.not_claimed())).hint(hint));
-            }
-            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
-            // The monitor has ended. The next one is asked again.
-            Err(_) => return Ok(None),
         }
         asking.hub = Some(hub);
         Ok(None)
     }
 
     /// No connection came about. A monitor that starts anew is waited for.
-    fn unreached(&self, asking: &mut Asking, e: std::io::Error) -> Result<(), Error> {
+    fn unreached(&mut self, asking: &mut Asking, e: std::io::Error) -> Result<(), Error> {
         match e.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused if asking.awaited == Awaited::Monitor => {
                 self.await_further(asking, Awaited::Monitor)
@@ -168,7 +168,7 @@ impl<'a> FleetKey<'a> {
     }
 
     /// Reports what the run waits for now, or refuses the run if it does not wait for that.
-    fn await_further(&self, asking: &mut Asking, awaited: Awaited) -> Result<(), Error> {
+    fn await_further(&mut self, asking: &mut Asking, awaited: Awaited) -> Result<(), Error> {
         match (self.context.options.when_busy, &awaited) {
             (WhenBusy::Wait, _) => asking.until = None,
             (WhenBusy::Replace, Awaited::Holder(_)) => {
@@ -179,24 +179,29 @@ impl<'a> FleetKey<'a> {
             }
             (WhenBusy::Replace | WhenBusy::Refuse, _) => return Err(self.refused(&awaited)),
         }
-        if asking.awaited != awaited || awaited == Awaited::Monitor && asking.until.is_some() {
-            warn!("{}", self.waiting(&awaited));
-        }
+        self.report(self.waiting(&awaited));
         asking.awaited = awaited;
         Ok(())
     }
 
     /// Refuses the run once its time is over, unless it waits for as long as it takes.
-    fn check_deadline(&self, asking: &mut Asking) -> Result<(), Error> {
+    fn check_deadline(&mut self, asking: &mut Asking) -> Result<(), Error> {
         if asking.until.is_none_or(|until| Instant::now() < until) {
             return Ok(());
         }
         if self.context.options.when_busy != WhenBusy::Wait {
             return Err(self.refused(&asking.awaited));
         }
-        warn!("{}", self.waiting(&asking.awaited));
+        self.report(self.waiting(&asking.awaited));
         asking.until = None;
         Ok(())
+    }
+
+    fn report(&mut self, waiting: String) {
+        if self.reported != waiting {
+            warn!("{waiting}");
+            self.reported = waiting;
+        }
     }
 }
 
@@ -220,13 +225,17 @@ impl FleetKey<'_> {
 
     fn waiting(&self, awaited: &Awaited) -> String {
         match awaited {
-            Awaited::Monitor => format!("waiting for a monitor of {}, whose keys are held in a fleet", self.ledger()),
+            Awaited::Monitor => {
+                format!("waiting for a monitor of {}, whose keys are held in a fleet", self.ledger())
+            }
             Awaited::Answer => {
                 format!("the monitor of {} has not answered for {}; waiting", self.ledger(), self.timeout())
             }
             Awaited::Database { why } => format!("{} {why}; waiting", self.not_claimed()),
             Awaited::Holder(holder) => match self.context.options.when_busy {
-                WhenBusy::Replace => format!("cancelling {}, which holds the key {}", name(holder), self.key()),
+                WhenBusy::Replace => {
+                    format!("cancelling {}, which holds the key {}", name(holder), self.key())
+                }
                 _ => format!("waiting for {}, which holds the key {}", name(holder), self.key()),
             },
         }
@@ -234,7 +243,9 @@ impl FleetKey<'_> {
 
     fn refused(&self, awaited: &Awaited) -> Error {
         let failed = match awaited {
-            Awaited::Monitor => format!("no monitor of {} runs, and its keys are held in a fleet", self.ledger()),
+            Awaited::Monitor => {
+                format!("no monitor of {} runs, and its keys are held in a fleet", self.ledger())
+            }
             Awaited::Answer => format!(
                 "{} the monitor of {} did not answer within {}",
                 self.not_claimed(),
@@ -246,16 +257,22 @@ impl FleetKey<'_> {
         };
         let start = view::suggestion(self.context.location.option(), "monitor");
         Error::failed(failed).hint(match awaited {
-            Awaited::Monitor => format!(
-                "start the service bookend-monitor or `{start}`, or use --wait; nothing was executed"
-            ),
+            Awaited::Monitor => {
+                format!("start the service bookend-monitor or `{start}`, or use --wait; nothing was executed")
+            }
             _ => "--wait waits until it can be claimed; nothing was executed".to_owned(),
         })
     }
 
+    fn refused_for_good(&self, why: &str, hint: Option<String>) -> Error {
+        let hint = hint.map(|hint| format!("{hint}; ")).unwrap_or_default();
+        Error::failed(format!("{} {why}", self.not_claimed())).hint(format!("{hint}nothing was executed"))
+    }
+
     fn busy(&self, holder: &KeyHolder) -> Error {
         let replaces = self.context.options.when_busy == WhenBusy::Replace;
-        let still = if replaces { format!(", {} after it was cancelled", self.timeout()) } else { String::new() };
+        let still =
+            if replaces { format!(", {} after it was cancelled", self.timeout()) } else { String::new() };
         let message = format!("the key {} is held by {}{still}", self.key(), name(holder));
         let hint = match (holder.unreachable_since, replaces) {
             (Some(_), _) => format!(

@@ -88,7 +88,8 @@ fn supervise(
         }
         failpoint::reached("run.cleared");
     };
-    let ids = TaskIds::choose(&claim, fleet_key.task().or(options.id.as_ref()), options, key_claim.replaced())?;
+    let ids =
+        TaskIds::choose(&claim, fleet_key.task().or(options.id.as_ref()), options, key_claim.replaced())?;
     failpoint::reached("run.chosen");
     log::about(&ids.id, command.key.as_ref(), &location.file);
 
