@@ -53,7 +53,6 @@ pub use claim::Claim;
 pub use connect::SQLITE;
 pub use ending::FinishOutcome;
 pub use error::{LedgerError, Result};
-pub use filter::TaskFilter;
 pub use followups::UnsafeSession;
 pub use handle::Ledger;
 pub use live::{FollowUp, FollowUpLock, LiveEvidence, LiveLock, MonitorLock, TakenLock};
@@ -68,7 +67,6 @@ pub use spending::KeySpending;
 #[cfg(any(test, fuzzing))]
 pub use spool::fuzz;
 pub use spool::{HeldSlot, SpoolSlot};
-pub use stats::GroupBy;
 pub use tasks::{DeliveryStatus, ProgressUpdate, TaskLookup};
 pub use trust::{ALLOW_SHARED_DIR, Distrust, distrust};
 pub use watch::{LedgerEvent, LedgerWatch, WatchScope};
