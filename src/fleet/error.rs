@@ -123,8 +123,8 @@ fn is_missing(error: &DbError) -> bool {
     missing.contains(error.code())
 }
 
-/// The server starts, stops or is full (classes 08, 53, 57 and 58), or is a standby. pgbouncer says 08P01 also
-/// for a server that it cannot reach.
+/// The server starts, stops or is full (classes 08, 53, 57 and 58), or is a standby. pgbouncer says 08P01 for
+/// a server that it cannot reach, too.
 fn is_temporary(error: &DbError) -> bool {
     let code = error.code().code();
     ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class))

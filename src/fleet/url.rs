@@ -128,7 +128,6 @@ impl DatabaseAddress {
             "sslrootcert" if value.starts_with('/') => self.root_certificate = Some(value.into()),
             "sslrootcert" => return Err(UrlError::RootCertificate(value.to_owned())),
             "password" | "sslpassword" => return Err(UrlError::Password),
-            // As psql does, it names what it is to a person who lists the connections. bookend has its own name.
             _ => return Err(UrlError::Option(name.to_owned())),
         }
         Ok(())
@@ -177,8 +176,8 @@ impl UrlError {
             UrlError::Escape => "write % as %25",
             UrlError::Option(_) => "possible are host, port, dbname, user, service, sslmode and sslrootcert",
             UrlError::Encryption(_) => {
-                "write verify-full (the default, except for a Unix socket), or require, which does not check who \
-                 answers, or disable"
+                "write verify-full, which is the default, or require, which does not check who answers, \
+                 or disable"
             }
             UrlError::RootCertificate(_) => return None,
         };
