@@ -1,6 +1,6 @@
 //! A service of libpq: a named section of `pg_service.conf` that says where a database is.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -57,7 +57,7 @@ pub(super) fn find(name: &str, files: &PrivateFiles) -> Result<DatabaseService, 
     Err(ServiceError::Unknown { name: name.to_owned(), files })
 }
 
-fn section(text: &str, name: &str, file: &PathBuf) -> Result<Option<DatabaseService>, ServiceError> {
+fn section(text: &str, name: &str, file: &Path) -> Result<Option<DatabaseService>, ServiceError> {
     let header = format!("[{name}]");
     let lines = (1..).zip(text.lines().map(str::trim));
     let mut lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
@@ -67,14 +67,14 @@ fn section(text: &str, name: &str, file: &PathBuf) -> Result<Option<DatabaseServ
     let mut service = DatabaseService::default();
     let mut port = None;
     for (line, setting) in lines.take_while(|(_, line)| !line.starts_with('[')) {
-        let syntax = || ServiceError::Syntax { file: file.clone(), line };
+        let syntax = || ServiceError::Syntax { file: file.to_owned(), line };
         let (name, value) = setting.split_once('=').ok_or_else(syntax)?;
         match name {
             "password" => service.password = Some(value.into()),
             "port" => port = Some(value.parse().map_err(|_| syntax())?),
             _ if WITHOUT_EFFECT.contains(&name) => {}
             _ => {
-                let wrong = |source| ServiceError::Setting { file: file.clone(), line, source };
+                let wrong = |source| ServiceError::Setting { file: file.to_owned(), line, source };
                 service.address.set(name, value).map_err(wrong)?;
             }
         }
@@ -97,7 +97,7 @@ mod tests {
                         dbname=bookend\nsslmode=verify-full\nconnect_timeout=5\n[last]\nuser=x\n";
 
     fn of(text: &str, name: &str) -> Result<Option<DatabaseService>, ServiceError> {
-        section(text, name, &"services".into())
+        section(text, name, Path::new("services"))
     }
 
     #[test]
