@@ -9,6 +9,7 @@ mod commands;
 mod error;
 mod exit;
 mod failpoint;
+mod fleet;
 #[cfg(test)]
 #[path = "../tests/fuzz/properties/mod.rs"]
 mod fuzz;

@@ -18,8 +18,7 @@ use crate::commands::stats;
 use crate::commands::timeline;
 use crate::commands::units;
 use crate::commands::wait::{self, WaitTarget};
-use crate::ledger::GroupBy;
-use crate::task::Key;
+use crate::task::{GroupBy, Key};
 use crate::view::{Code, Severity, TaskColumn};
 
 /// How long a captured task may print nothing before `audit` reports it.

@@ -3,8 +3,7 @@
 use clap::Args;
 
 use super::values::{any_key, moment, status};
-use crate::ledger::TaskFilter;
-use crate::task::{Key, Status, Time};
+use crate::task::{Key, Status, TaskFilter, Time};
 
 /// What `--failed` selects.
 const FAILED: [Status; 3] = [Status::Failure, Status::AbortedNoSkill, Status::Interrupted];

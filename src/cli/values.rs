@@ -9,9 +9,8 @@ use jiff::civil::{self, DateTime};
 use jiff::tz::TimeZone;
 use tracing::level_filters::LevelFilter;
 
-use crate::ledger::GroupBy;
 use crate::run::options::{CostBudget, WhenBusy};
-use crate::task::{Key, Status, Time};
+use crate::task::{GroupBy, Key, Status, Time};
 use crate::view::{Code, Severity, TaskColumn};
 
 /// The longest duration: it can be added to any time without overflow.

@@ -8,7 +8,7 @@ use crate::commands::find;
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
 use crate::exit::exit_code;
-use crate::ledger::{self, Ledger, LiveEvidence, TaskFilter, TaskLookup};
+use crate::ledger::{self, Ledger, LiveEvidence, TaskLookup};
 use crate::log;
 use crate::process::procfs::identity::{self, ProcessHandle};
 use crate::process::procfs::mark;
@@ -17,7 +17,7 @@ use crate::recovery::{self, AgentState};
 use crate::stop;
 use crate::sys;
 use crate::sys::stdout::print;
-use crate::task::{Key, Status, Task, TaskId, Verdict};
+use crate::task::{Key, Status, Task, TaskFilter, TaskId, Verdict};
 use crate::view;
 
 /// A practically unlimited wait that can still be added to a time.

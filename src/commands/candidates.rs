@@ -8,8 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::ledger::{self, Ledger, TaskFilter};
-use crate::task::Task;
+use crate::ledger::{self, Ledger};
+use crate::task::{Task, TaskFilter};
 use crate::view;
 
 /// The time that a shell waits for the ledger, which may be locked, huge, or on a file system that hangs.

@@ -12,12 +12,12 @@ use crate::commands::system;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::exit::exit_code;
-use crate::ledger::{self, ChosenBy, Ledger, Location, TaskFilter};
+use crate::ledger::{self, ChosenBy, Ledger, Location};
 use crate::process::procfs::identity;
 use crate::recovery::liveness;
 use crate::sys;
 use crate::sys::stdout::print;
-use crate::task::Verdict;
+use crate::task::{TaskFilter, Verdict};
 use crate::view::{self, Health, Point, Screen};
 
 /// What `bookend doctor` was asked for.

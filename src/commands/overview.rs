@@ -10,9 +10,9 @@ use crate::commands::list;
 use crate::commands::system;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::ledger::{self, ChosenBy, Ledger, Location, TaskFilter};
+use crate::ledger::{self, ChosenBy, Ledger, Location};
 use crate::sys::stdout::print;
-use crate::task::{Status, Time};
+use crate::task::{Status, TaskFilter, Time};
 use crate::view::{self, Screen, TaskColumn};
 
 /// How many ended tasks are shown.

@@ -9,9 +9,10 @@ use std::time::Duration;
 use crate::commands::find;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::ledger::{self, GroupBy, Ledger, TaskFilter};
+use crate::ledger::{self, Ledger};
 use crate::log;
 use crate::sys::stdout::print;
+use crate::task::{GroupBy, TaskFilter};
 use crate::view::{self, Screen};
 
 /// The options of `bookend stats`.

@@ -9,9 +9,9 @@ use crate::commands::find;
 use crate::commands::list;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::ledger::{self, Ledger, TaskFilter};
+use crate::ledger::{self, Ledger};
 use crate::sys::stdout::print;
-use crate::task::Time;
+use crate::task::{TaskFilter, Time};
 use crate::view::{self, Screen};
 
 /// The options of `bookend timeline`.

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use crate::commands::find;
 use crate::error::{Error, Kind};
 use crate::exit::{Exit, exit_code};
-use crate::ledger::{self, Ledger, LedgerEvent, LedgerWatch, TaskFilter, TaskLookup, WatchScope};
+use crate::ledger::{self, Ledger, LedgerEvent, LedgerWatch, TaskLookup, WatchScope};
 use crate::process::procfs::identity::{self, ProcessHandle};
 use crate::process::procfs::mark;
 use crate::recovery::{self, liveness};
 use crate::sys::stdout::print;
-use crate::task::{Key, Status, Task, TaskId, Verdict};
+use crate::task::{Key, Status, Task, TaskFilter, TaskId, Verdict};
 use crate::view;
 
 /// How often a task is looked at whose end the kernel does not report.

@@ -1,53 +1,10 @@
-//! Which tasks a command selects: as a value, and as conditions in SQL.
+//! Which tasks a command selects, as conditions in SQL.
 
 use rusqlite::{Connection, Statement, ToSql, named_params};
 
-use crate::task::{Key, Status, Time};
-
-/// Which tasks to read. `None` and an empty list do not filter.
-#[derive(Debug, Clone, Default)]
-pub struct TaskFilter {
-    pub statuses: Vec<Status>,
-    pub key: Option<Key>,
-    pub repo: Option<String>,
-    /// The persona.
-    pub agent: Option<String>,
-    pub model: Option<String>,
-    /// Started then or later.
-    pub since: Option<Time>,
-    /// Started before.
-    pub until: Option<Time>,
-    /// `None`: no limit.
-    pub limit: Option<usize>,
-}
+use crate::task::{Key, Status, TaskFilter};
 
 impl TaskFilter {
-    /// All tasks with this status.
-    pub fn of(status: Status) -> TaskFilter {
-        TaskFilter { statuses: vec![status], ..TaskFilter::default() }
-    }
-
-    /// Whether it excludes any tasks.
-    pub fn selects(&self) -> bool {
-        !self.statuses.is_empty()
-            || self.key.is_some()
-            || self.repo.is_some()
-            || self.agent.is_some()
-            || self.model.is_some()
-            || self.since.is_some()
-            || self.until.is_some()
-    }
-
-    pub(super) fn takes_running(&self) -> bool {
-        self.statuses.is_empty() || self.statuses.contains(&Status::Running)
-    }
-
-    /// The statuses of ended tasks that it takes; `None`: any.
-    pub(super) fn ended(&self) -> Option<Vec<Status>> {
-        let ended = self.statuses.iter().copied().filter(|s| *s != Status::Running);
-        (!self.statuses.is_empty()).then(|| ended.collect())
-    }
-
     pub(super) fn sql_limit(&self) -> i64 {
         self.limit.map_or(i64::MAX, |n| i64::try_from(n).unwrap_or(i64::MAX))
     }

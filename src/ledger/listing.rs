@@ -5,10 +5,10 @@ use std::collections::HashSet;
 use rusqlite::Connection;
 
 use super::error::Result;
-use super::filter::{TaskFilter, TaskIndex, bind, period, selected};
+use super::filter::{TaskIndex, bind, period, selected};
 use super::handle::Ledger;
 use super::row::{Place, placed_task_of_row, select};
-use crate::task::{Status, Task, TaskId};
+use crate::task::{Status, Task, TaskCount, TaskFilter, TaskId};
 
 /// The tasks that are read at once. Neither memory nor a transaction lasts longer than for one such page.
 const PAGE: i64 = 64;
@@ -82,13 +82,6 @@ const COUNT_BY_AGENT: &str = counted!("agent = :agent");
 const COUNT_BY_STATUS: &str = counted!("status NOT IN ('running', 'success') AND status = :status");
 
 const DATA_VERSION: &str = "PRAGMA data_version";
-
-/// The number of tasks that a filter selects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TaskCount {
-    pub at_least: usize,
-    pub is_exact: bool,
-}
 
 impl Ledger {
     /// The running tasks first, then those that ended, each newest first.

@@ -52,7 +52,6 @@ pub use claim::Claim;
 pub use connect::SQLITE;
 pub use ending::FinishOutcome;
 pub use error::{LedgerError, Result};
-pub use filter::TaskFilter;
 pub use followups::UnsafeSession;
 pub use handle::Ledger;
 pub use live::{FollowUp, FollowUpLock, LiveEvidence, LiveLock, MonitorLock, TakenLock};
@@ -67,7 +66,6 @@ pub use spending::KeySpending;
 #[cfg(any(test, fuzzing))]
 pub use spool::fuzz;
 pub use spool::{HeldSlot, SpoolSlot};
-pub use stats::GroupBy;
 pub use tasks::{DeliveryStatus, ProgressUpdate, TaskLookup};
 pub use trust::{ALLOW_SHARED_DIR, Distrust, distrust};
 pub use watch::{LedgerEvent, LedgerWatch, WatchScope};

@@ -7,37 +7,9 @@ use rusqlite::{Connection, Row};
 
 use super::dialect::{AnyInteger, AnyReal, AnyText};
 use super::error::Result;
-use super::filter::{TaskFilter, TaskIndex, bind, period, selected};
+use super::filter::{TaskIndex, bind, period, selected};
 use super::handle::Ledger;
-use crate::task::{StatsGroup, Status};
-
-/// What tasks are grouped by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GroupBy {
-    All,
-    Agent,
-    Repo,
-    Key,
-    Model,
-    /// The day of their start, UTC.
-    Day,
-}
-
-impl GroupBy {
-    pub const EACH: [GroupBy; 6] =
-        [GroupBy::All, GroupBy::Agent, GroupBy::Repo, GroupBy::Key, GroupBy::Model, GroupBy::Day];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            GroupBy::All => "all",
-            GroupBy::Agent => "agent",
-            GroupBy::Repo => "repo",
-            GroupBy::Key => "key",
-            GroupBy::Model => "model",
-            GroupBy::Day => "day",
-        }
-    }
-}
+use crate::task::{GroupBy, StatsGroup, Status, TaskFilter, TaskStats};
 
 /// The columns that tasks are grouped by, in the order of [`group_of_row`]. One that is not asked for is the
 /// same in all rows.
@@ -107,15 +79,6 @@ const BY_REPO: &str = grouped!("repo = :repo");
 const BY_AGENT: &str = grouped!("agent = :agent");
 /// For one status, which is not `running` or `success`.
 const BY_STATUS: &str = grouped!("status NOT IN ('running', 'success') AND status = :status");
-
-/// The figures of the largest groups, and of all selected tasks.
-#[derive(Debug)]
-pub struct TaskStats {
-    pub groups: Vec<StatsGroup>,
-    pub total: StatsGroup,
-    /// There are more groups than the limit.
-    pub has_more: bool,
-}
 
 impl Ledger {
     /// The largest groups first; if days come first, the newest ones. All groups are read for the total, and

@@ -6,6 +6,7 @@ mod ids;
 mod outcome;
 mod record;
 pub mod resume;
+mod selection;
 pub mod signal;
 mod signal_scope;
 mod time;
@@ -23,6 +24,7 @@ pub use outcome::{
     TokensScope, judge,
 };
 pub use record::{Session, SessionInvalidation, SessionTrust, StatsGroup, StatusTransition, Task};
+pub use selection::{GroupBy, TaskCount, TaskFilter, TaskStats};
 pub use signal::Signal;
 pub use signal_scope::SignalScope;
 pub use time::{RecordedTime, Time};

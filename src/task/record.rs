@@ -2,7 +2,7 @@
 //!
 //! Fields have the names of the ledger's columns, which are also the stable names in the JSON output.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::ending::Status;
@@ -14,7 +14,7 @@ use super::time::RecordedTime;
 /// One row of `task_history`. `None` means "not known" or "not yet".
 ///
 /// `*_ms` are milliseconds; `*_kib` KiB; `cost_usd` US dollars.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Task {
     pub id: TaskId,
     pub key: Option<Key>,

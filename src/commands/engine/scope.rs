@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::commands::find;
 use crate::error::Error;
-use crate::ledger::{Ledger, TaskFilter};
-use crate::task::{Status, Task, TaskId};
+use crate::ledger::Ledger;
+use crate::task::{Status, Task, TaskFilter, TaskId};
 
 /// How lost tasks are settled and reported.
 #[derive(Debug)]

@@ -10,8 +10,9 @@ pub use table::{ListOptions, Output, TABLE_LIMIT, listed, verdicts};
 
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::ledger::{self, Ledger, Location, TaskFilter};
+use crate::ledger::{self, Ledger, Location};
 use crate::sys::stdout::print;
+use crate::task::TaskFilter;
 use crate::view::{self, Screen, TaskColumn};
 use table::TaskTable;
 

@@ -3,9 +3,9 @@
 use super::brief;
 use crate::commands::system;
 use crate::error::Error;
-use crate::ledger::{Ledger, Location, TaskFilter};
+use crate::ledger::{Ledger, Location};
 use crate::recovery::liveness;
-use crate::task::{Task, Time, Verdict};
+use crate::task::{Task, TaskFilter, Time, Verdict};
 use crate::view::{self, ListedTask, Screen, TaskColumn};
 
 /// How many tasks a table shows without `--limit`.

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use super::table::{ListOptions, TaskTable};
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::ledger::{Ledger, Location, TaskFilter};
+use crate::ledger::{Ledger, Location};
 use crate::process::watch::{Watch, WatchEvent};
 use crate::sys::stdout::print;
 use crate::sys::{self, SignalSet};
-use crate::task::Signal;
+use crate::task::{Signal, TaskFilter};
 use crate::view::{Screen, TaskColumn};
 
 /// The time between two checks. SQLite keeps the change counter of the ledger in shared memory, so a check

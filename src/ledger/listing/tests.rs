@@ -5,8 +5,8 @@ use super::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::ledger::GroupBy;
 use crate::ledger::tests::{World, each_uses_an_index, time};
+use crate::task::GroupBy;
 
 #[test]
 fn each_listing_uses_an_index() {

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use rusqlite::Connection;
 
 use super::World;
-use crate::ledger::TaskFilter;
-use crate::task::Status;
+use crate::task::{Status, TaskFilter};
 
 /// A ledger of version 1 in an adopted file, in which an index of bookend has another name.
 #[test]

@@ -11,9 +11,9 @@ use nix::unistd::{Gid, Uid, chown, geteuid};
 use rusqlite::Connection;
 
 use super::{World, ended, location, new_task, start};
-use crate::ledger::{ChosenBy, FinishOutcome, Ledger, LedgerError, Location, ProgressUpdate, TaskFilter};
+use crate::ledger::{ChosenBy, FinishOutcome, Ledger, LedgerError, Location, ProgressUpdate};
 
-use crate::task::{Ending, SessionTotals, TaskId, Time, UsageCounts};
+use crate::task::{Ending, SessionTotals, TaskFilter, TaskId, Time, UsageCounts};
 
 const CHILD_FILE: &str = "BOOKEND_TEST_CHILD_FILE";
 const CHILD_ID: &str = "BOOKEND_TEST_CHILD_ID";

@@ -5,11 +5,11 @@ use serde_json::json;
 
 use super::{END, START, World, ended, new_task, start, time};
 use crate::ledger::{
-    DeliveryStatus, FinishOutcome, Ledger, LedgerError, LiveEvidence, ProgressUpdate, TaskFilter, TaskLookup,
+    DeliveryStatus, FinishOutcome, Ledger, LedgerError, LiveEvidence, ProgressUpdate, TaskLookup,
 };
 use crate::task::{
-    CancelReason, Ending, FailureReason, InterruptReason, Key, SessionTotals, Status, Task, TaskId,
-    UsageCounts,
+    CancelReason, Ending, FailureReason, InterruptReason, Key, SessionTotals, Status, Task, TaskFilter,
+    TaskId, UsageCounts,
 };
 
 fn read(ledger: &Ledger, id: &str) -> Task {
@@ -47,6 +47,44 @@ fn a_running_row_contains_what_was_claimed() {
     let value = serde_json::to_value(read(&ledger, "t")).unwrap();
     assert_eq!(value["argv"][1], "-p");
     assert_eq!(value["status"], "running");
+}
+
+/// As the fleet reads the rows of other hosts: from the JSON of all columns.
+#[test]
+fn a_row_survives_json_with_every_column() {
+    let world = World::new();
+    drop(world.open());
+    let json_columns =
+        "'artifacts', 'argv', 'user_argv', 'on_finish', 'run_options', 'leftovers', 'session_tokens'";
+    let row = |column: &str| match column {
+        "status" => "'failure'".to_owned(),
+        "end_source" => "'wait'".to_owned(),
+        "delivery_status" => "'failed'".to_owned(),
+        "supervisor_start" => "-2".to_owned(),
+        "transcript_seen" | "oom_killed" | "context_lost" => "1".to_owned(),
+        column if column.ends_with("_at") || column == "cleanup_after" => format!("'{START}'"),
+        column if json_columns.contains(&format!("'{column}'")) => "'[\"a\"]'".to_owned(),
+        column => format!("CASE type WHEN 'TEXT' THEN '{column}' WHEN 'REAL' THEN 0.1 ELSE 2 END"),
+    };
+    let raw = world.raw();
+    let sql = "SELECT name, type FROM pragma_table_info('task_history')";
+    let columns: Vec<(String, String)> = raw
+        .prepare(sql)
+        .unwrap()
+        .query_map([], |c| Ok((c.get(0)?, c.get(1)?)))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    let values = columns.iter().map(|(name, kind)| row(name).replace("CASE type", &format!("CASE '{kind}'")));
+    let values = values.collect::<Vec<_>>().join(", ");
+    let names = columns.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+    raw.execute(&format!("INSERT INTO task_history ({names}) VALUES ({values})"), []).unwrap();
+    let task = read(&world.open(), "id");
+    let json = serde_json::to_string(&task).unwrap();
+    let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&json).unwrap();
+    assert!(fields.values().all(|value| !value.is_null()), "{json}");
+    assert_eq!(serde_json::from_str::<Task>(&json).unwrap(), task);
+    assert_eq!(task.supervisor_start, Some(u64::MAX - 1), "an unsigned number needs all its bits");
 }
 
 #[test]

@@ -1,0 +1,205 @@
+//! One connection to the fleet's database, with a deadline for everything that it is asked.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::timeout;
+use tokio_postgres::config::{SslMode, TargetSessionAttrs};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Row};
+
+use super::answer;
+use super::argument::CallArgument;
+use super::error::FleetError;
+use super::tls;
+use super::url::{DatabaseHost, DatabaseUrl, Encryption};
+
+/// How to connect.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectOptions {
+    /// For the connection itself, all hosts of the URL together.
+    pub timeout: Duration,
+    /// For each statement.
+    pub call_timeout: Duration,
+    /// Channels to LISTEN on. Behind pgbouncer in transaction mode nothing arrives.
+    pub listen: &'static [&'static str],
+}
+
+impl Default for ConnectOptions {
+    fn default() -> ConnectOptions {
+        ConnectOptions { timeout: Duration::from_secs(3), call_timeout: Duration::from_secs(30), listen: &[] }
+    }
+}
+
+/// A connection. It ends when this is dropped.
+pub struct FleetConnection {
+    client: Client,
+    server: String,
+    call_timeout: Duration,
+    notifications: UnboundedReceiver<FleetNotification>,
+}
+
+/// The notifications of a connection, which must outlive them.
+pub struct FleetNotifications(UnboundedReceiver<FleetNotification>);
+
+/// What NOTIFY sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FleetNotification {
+    pub channel: String,
+    pub payload: String,
+}
+
+impl FleetConnection {
+    /// Connects to the first host of the URL that accepts writing.
+    pub async fn connect(url: &DatabaseUrl, options: ConnectOptions) -> Result<FleetConnection, FleetError> {
+        let servers: Vec<String> = url.address.hosts.iter().map(ToString::to_string).collect();
+        let connecting = async {
+            let mut last = None;
+            for host in &url.address.hosts {
+                match connect_to(host, url, options.call_timeout).await {
+                    Ok(connection) => return Ok(connection),
+                    Err(e) => last = Some(e),
+                }
+            }
+            Err(last.unwrap_or(FleetError::Url(super::url::UrlError::NoHost)))
+        };
+        let silent = || FleetError::Silent { server: servers.join(", "), within: options.timeout };
+        let connection = timeout(options.timeout, connecting).await.map_err(|_| silent())??;
+        for channel in options.listen {
+            connection.execute(&format!("LISTEN {channel}")).await?;
+        }
+        Ok(connection)
+    }
+
+    /// Runs a statement and reads the first column of its one row. Each call is a transaction of its own.
+    pub async fn call<T: DeserializeOwned>(
+        &self,
+        sql: &'static str,
+        arguments: &[CallArgument],
+    ) -> Result<T, FleetError> {
+        let rows = self.query(sql, arguments).await?;
+        match rows.as_slice() {
+            [row] => answer::read(row),
+            rows => Err(FleetError::Answer(format!("{} rows instead of one", rows.len()).into())),
+        }
+    }
+
+    /// Runs a statement and reads the first column of each row.
+    pub async fn rows<T: DeserializeOwned>(
+        &self,
+        sql: &'static str,
+        arguments: &[CallArgument],
+    ) -> Result<Vec<T>, FleetError> {
+        self.query(sql, arguments).await?.iter().map(answer::read).collect()
+    }
+
+    /// Runs statements without parameters and without a result, in one transaction.
+    pub async fn execute(&self, sql: &str) -> Result<(), FleetError> {
+        self.within(self.client.batch_execute(sql)).await
+    }
+
+    /// The notifications from now on. They belong to the first caller.
+    pub fn notifications(&mut self) -> FleetNotifications {
+        let (_, none) = unbounded_channel();
+        FleetNotifications(std::mem::replace(&mut self.notifications, none))
+    }
+
+    /// Whether the server or the network has ended it.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// The server, for messages.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    async fn query(&self, sql: &str, arguments: &[CallArgument]) -> Result<Vec<Row>, FleetError> {
+        let typed: Vec<_> = arguments.iter().map(CallArgument::typed).collect();
+        self.within(self.client.query_typed(sql, &typed)).await
+    }
+
+    async fn within<T>(
+        &self,
+        call: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, FleetError> {
+        match timeout(self.call_timeout, call).await {
+            Ok(done) => done.map_err(|e| FleetError::of_statement(&self.server, e)),
+            Err(_) => Err(FleetError::Silent { server: self.server.clone(), within: self.call_timeout }),
+        }
+    }
+}
+
+impl FleetNotifications {
+    /// Waits for the next one. `None`: the connection has ended.
+    pub async fn next(&mut self) -> Option<FleetNotification> {
+        self.0.recv().await
+    }
+}
+
+/// Runs a future of a short command on this thread.
+pub fn block_on<T>(future: impl Future<Output = T>) -> io::Result<T> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future))
+}
+
+async fn connect_to(
+    host: &DatabaseHost,
+    url: &DatabaseUrl,
+    call_timeout: Duration,
+) -> Result<FleetConnection, FleetError> {
+    let server = host.to_string();
+    let failed = |e| FleetError::of_connecting(&server, e);
+    let default = if host.is_socket() { Encryption::Disable } else { Encryption::VerifyFull };
+    let encryption = url.address.encryption.filter(|_| !host.is_socket()).unwrap_or(default);
+    let config = configuration(host, url, encryption);
+    let (notify, notifications) = unbounded_channel();
+    let client = match tls::connector(encryption, url.address.root_certificate.as_ref())? {
+        Some(tls) => started(config.connect(tls).await.map_err(failed)?, notify),
+        None => started(config.connect(NoTls).await.map_err(failed)?, notify),
+    };
+    Ok(FleetConnection { client, server, call_timeout, notifications })
+}
+
+fn configuration(host: &DatabaseHost, url: &DatabaseUrl, encryption: Encryption) -> Config {
+    let mut config = Config::new();
+    config.host(&host.name).port(host.port).application_name("bookend");
+    config.ssl_mode(if encryption == Encryption::Disable { SslMode::Disable } else { SslMode::Require });
+    if url.address.hosts.len() > 1 {
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+    }
+    // A host that vanished is noticed within about a minute, as a connection that does not answer is.
+    let seconds = Duration::from_secs;
+    config.keepalives_idle(seconds(20)).keepalives_interval(seconds(10)).keepalives_retries(3);
+    config.tcp_user_timeout(seconds(30));
+    if let Some(database) = &url.address.database {
+        config.dbname(database);
+    }
+    if let Some(user) = &url.address.user {
+        config.user(user);
+    }
+    config
+}
+
+/// Lets the connection read and write in the background, until the client is dropped.
+fn started<S, T>(
+    (client, mut connection): (Client, Connection<S, T>),
+    notify: UnboundedSender<FleetNotification>,
+) -> Client
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+            if let AsyncMessage::Notification(n) = message {
+                let (channel, payload) = (n.channel().to_owned(), n.payload().to_owned());
+                // Nobody may read them.
+                let _ = notify.send(FleetNotification { channel, payload });
+            }
+        }
+    });
+    client
+}

@@ -1,0 +1,134 @@
+//! The errors of the fleet's database: what failed, on which server, and what the user can do.
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio_postgres::error::{DbError, SqlState};
+
+use super::tls::TlsError;
+use super::url::UrlError;
+use crate::error::Error;
+
+/// Why the database of the fleet did not do what it was asked.
+#[derive(Debug, Error)]
+pub enum FleetError {
+    #[error(transparent)]
+    Url(#[from] UrlError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Nothing answers, or the connection broke. Trying again may help.
+    #[error("PostgreSQL at {server} is not reachable")]
+    Away { server: String, source: Box<dyn StdError + Send + Sync> },
+    #[error("PostgreSQL at {server} did not answer within {}", humantime::format_duration(*.within))]
+    Silent { server: String, within: Duration },
+    /// The server refused the user, the password or the database.
+    #[error("PostgreSQL at {server} refused the connection")]
+    Refused { server: String, source: Box<DbError> },
+    /// This role may not do it, or the database has no fleet.
+    #[error("PostgreSQL at {server} refused the request")]
+    Denied { server: String, source: Box<DbError> },
+    /// BK001: this node was declared lost.
+    #[error("this node was declared lost")]
+    Fenced { source: Box<DbError> },
+    /// BK002: the node belongs to another role.
+    #[error("this node belongs to another role")]
+    OtherRole { source: Box<DbError> },
+    /// BK003: the database knows younger rows of this ledger than the ledger itself.
+    #[error("this ledger is older than what it published")]
+    Restored { source: Box<DbError> },
+    /// BK004: the schema and this program do not fit together.
+    #[error("the fleet has another version than this program")]
+    Version { source: Box<DbError> },
+    /// Any other error of a statement.
+    #[error("a request to PostgreSQL at {server} failed")]
+    Statement { server: String, source: Box<DbError> },
+    #[error("unexpected answer from PostgreSQL")]
+    Answer(#[source] Box<dyn StdError + Send + Sync>),
+    #[error("starting the client of PostgreSQL failed")]
+    Client(#[from] std::io::Error),
+}
+
+impl FleetError {
+    /// Whether PostgreSQL cannot be reached now: trying again later may help, without anybody's doing.
+    pub fn is_away(&self) -> bool {
+        matches!(self, FleetError::Away { .. } | FleetError::Silent { .. })
+    }
+
+    /// What the user can do.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            FleetError::Url(e) => return e.hint(),
+            FleetError::Tls(e) => return e.hint(),
+            FleetError::Restored { .. } => "bookend fleet join --new-node",
+            FleetError::Denied { source, .. } if is_missing(source) => {
+                "create the fleet with bookend fleet init, as a role that may create a schema"
+            }
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+
+    /// An error while connecting.
+    pub(super) fn of_connecting(server: &str, error: tokio_postgres::Error) -> FleetError {
+        let server = server.to_owned();
+        match database_error(&error) {
+            Some(source) if is_temporary(&source) => FleetError::Away { server, source },
+            Some(source) => FleetError::Refused { server, source },
+            None => FleetError::Away { server, source: Box::new(error) },
+        }
+    }
+
+    /// An error of a statement.
+    pub(super) fn of_statement(server: &str, error: tokio_postgres::Error) -> FleetError {
+        let server = server.to_owned();
+        let Some(source) = database_error(&error) else {
+            return FleetError::Away { server, source: Box::new(error) };
+        };
+        match source.code().code() {
+            "BK001" => FleetError::Fenced { source },
+            "BK002" => FleetError::OtherRole { source },
+            "BK003" => FleetError::Restored { source },
+            "BK004" => FleetError::Version { source },
+            _ if *source.code() == SqlState::INSUFFICIENT_PRIVILEGE || is_missing(&source) => {
+                FleetError::Denied { server, source }
+            }
+            _ if is_temporary(&source) => FleetError::Away { server, source },
+            _ => FleetError::Statement { server, source },
+        }
+    }
+}
+
+impl From<FleetError> for Error {
+    fn from(e: FleetError) -> Error {
+        let hint = e.hint();
+        let error = match &e {
+            FleetError::Url(_) => Error::usage(e),
+            _ => Error::failed(e),
+        };
+        match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    }
+}
+
+fn database_error(error: &tokio_postgres::Error) -> Option<Box<DbError>> {
+    error.as_db_error().cloned().map(Box::new)
+}
+
+/// The schema, a table or a function does not exist.
+fn is_missing(error: &DbError) -> bool {
+    let missing = [SqlState::INVALID_SCHEMA_NAME, SqlState::UNDEFINED_TABLE, SqlState::UNDEFINED_FUNCTION];
+    missing.contains(error.code())
+}
+
+/// The server starts, stops or is full (classes 08, 53, 57 and 58), or is a standby. pgbouncer says 08P01 for
+/// a server that it cannot reach, too.
+fn is_temporary(error: &DbError) -> bool {
+    let code = error.code().code();
+    ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class))
+        || *error.code() == SqlState::READ_ONLY_SQL_TRANSACTION
+        || *error.code() == SqlState::T_R_SERIALIZATION_FAILURE
+        || *error.code() == SqlState::T_R_DEADLOCK_DETECTED
+}

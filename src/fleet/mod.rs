@@ -1,0 +1,25 @@
+//! The fleet: many hosts whose tasks and keys meet in one PostgreSQL database. The client of that database.
+#![allow(dead_code, unused_imports, reason = "the monitor and the commands are being built on it")]
+
+#[cfg(feature = "fleet")]
+mod answer;
+#[cfg(feature = "fleet")]
+mod argument;
+#[cfg(feature = "fleet")]
+mod connection;
+#[cfg(feature = "fleet")]
+mod error;
+mod membership;
+#[cfg(feature = "fleet")]
+mod tls;
+#[cfg(feature = "fleet")]
+mod url;
+
+pub use self::membership::FleetMembership;
+#[cfg(feature = "fleet")]
+pub use self::{
+    argument::CallArgument,
+    connection::{ConnectOptions, FleetConnection, FleetNotification, FleetNotifications, block_on},
+    error::FleetError,
+    url::{DatabaseUrl, UrlError},
+};

@@ -1,0 +1,216 @@
+//! The address of the fleet's database: a URL as libpq has it, without a password.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use percent_encoding::percent_decode_str;
+use thiserror::Error;
+
+/// `postgres://[USER@]HOST[:PORT][,HOST…]/DATABASE?sslmode=…&sslrootcert=…&service=…`. It holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatabaseUrl {
+    written: String,
+    pub(super) address: DatabaseAddress,
+    pub(super) service: Option<String>,
+}
+
+/// What a URL or a service says about a database. What is missing, the other or the default says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct DatabaseAddress {
+    pub hosts: Vec<DatabaseHost>,
+    pub user: Option<String>,
+    pub database: Option<String>,
+    pub encryption: Option<Encryption>,
+    pub root_certificate: Option<PathBuf>,
+}
+
+/// One server. A name that begins with `/` is the directory of its socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct DatabaseHost {
+    pub name: String,
+    pub port: u16,
+}
+
+/// What `sslmode` asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encryption {
+    Disable,
+    /// Encrypted, to whomever answers.
+    Require,
+    /// Encrypted, to a server whose certificate is valid for its host name.
+    VerifyFull,
+}
+
+/// What is wrong with a URL, which is never part of the message: it may hold a password.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum UrlError {
+    #[error("the URL of the database does not begin with postgres:// or postgresql://")]
+    Scheme,
+    #[error("the URL of the database holds a password, which every process on this machine can read")]
+    Password,
+    #[error("the URL of the database names no database")]
+    NoDatabase,
+    #[error("the URL of the database names no host")]
+    NoHost,
+    #[error("invalid host or port in the URL of the database")]
+    Host,
+    #[error("the URL of the database holds a % that does not escape a character")]
+    Escape,
+    #[error("the URL of the database has an option that bookend does not know: {0}")]
+    Option(String),
+    #[error("sslmode={0} is not possible")]
+    Encryption(String),
+    #[error("sslrootcert={0} is not an absolute path")]
+    RootCertificate(String),
+}
+
+pub(super) const DEFAULT_PORT: u16 = 5432;
+
+impl DatabaseUrl {
+    pub fn parse(text: &str) -> Result<DatabaseUrl, UrlError> {
+        let rest = ["postgres://", "postgresql://"].iter().find_map(|scheme| text.strip_prefix(scheme));
+        let (rest, query) = split(rest.ok_or(UrlError::Scheme)?, '?');
+        let (authority, database) = split(rest, '/');
+        let (user, hosts) = match authority.rsplit_once('@') {
+            Some((user, hosts)) => (Some(user), hosts),
+            None => (None, authority),
+        };
+        if user.is_some_and(|user| user.contains(':')) {
+            return Err(UrlError::Password);
+        }
+        let mut address = DatabaseAddress {
+            hosts: hosts.split(',').filter(|host| !host.is_empty()).map(host).collect::<Result<_, _>>()?,
+            user: user.filter(|user| !user.is_empty()).map(decoded).transpose()?,
+            database: Some(decoded(database)?).filter(|name| !name.is_empty()),
+            ..DatabaseAddress::default()
+        };
+        let mut service = None;
+        let mut port = None;
+        for option in query.split('&').filter(|option| !option.is_empty()) {
+            let (name, value) = split(option, '=');
+            match name {
+                "service" => service = Some(decoded(value)?),
+                "port" => port = Some(value.parse().map_err(|_| UrlError::Host)?),
+                _ => address.set(name, &decoded(value)?)?,
+            }
+        }
+        for host in &mut address.hosts {
+            host.port = port.unwrap_or(host.port);
+        }
+        if service.is_none() && address.hosts.is_empty() {
+            return Err(UrlError::NoHost);
+        }
+        if service.is_none() && address.database.is_none() {
+            return Err(UrlError::NoDatabase);
+        }
+        Ok(DatabaseUrl { written: text.to_owned(), address, service })
+    }
+}
+
+impl fmt::Display for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.written)
+    }
+}
+
+impl DatabaseAddress {
+    /// Sets what a parameter of libpq says.
+    pub(super) fn set(&mut self, name: &str, value: &str) -> Result<(), UrlError> {
+        match name {
+            "host" => {
+                let hosts = value.split(',').filter(|name| !name.is_empty());
+                let host = |name: &str| DatabaseHost { name: name.to_owned(), port: DEFAULT_PORT };
+                self.hosts = hosts.map(host).collect();
+            }
+            "user" => self.user = Some(value.to_owned()),
+            "dbname" => self.database = Some(value.to_owned()),
+            "sslmode" => self.encryption = Some(Encryption::parse(value)?),
+            "sslrootcert" if value.starts_with('/') => self.root_certificate = Some(value.into()),
+            "sslrootcert" => return Err(UrlError::RootCertificate(value.to_owned())),
+            "password" | "sslpassword" => return Err(UrlError::Password),
+            _ => return Err(UrlError::Option(name.to_owned())),
+        }
+        Ok(())
+    }
+}
+
+impl DatabaseHost {
+    /// Whether it is the directory of a Unix socket.
+    pub(super) fn is_socket(&self) -> bool {
+        self.name.starts_with('/')
+    }
+}
+
+impl fmt::Display for DatabaseHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.is_socket() {
+            true => write!(f, "{}/.s.PGSQL.{}", self.name, self.port),
+            false if self.name.contains(':') => write!(f, "[{}]:{}", self.name, self.port),
+            false => write!(f, "{}:{}", self.name, self.port),
+        }
+    }
+}
+
+impl Encryption {
+    fn parse(value: &str) -> Result<Encryption, UrlError> {
+        match value {
+            "disable" => Ok(Encryption::Disable),
+            "require" => Ok(Encryption::Require),
+            "verify-full" => Ok(Encryption::VerifyFull),
+            other => Err(UrlError::Encryption(other.to_owned())),
+        }
+    }
+}
+
+impl UrlError {
+    /// What the user can do.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            UrlError::Scheme | UrlError::NoHost | UrlError::NoDatabase | UrlError::Host => {
+                "write it like postgres://bookend_HOST@db.example.org/bookend"
+            }
+            UrlError::Password => {
+                "write the password to ~/.pgpass, in a line like \
+                 db.example.org:5432:bookend:bookend_HOST:PASSWORD"
+            }
+            UrlError::Escape => "write % as %25",
+            UrlError::Option(_) => "possible are host, port, dbname, user, service, sslmode and sslrootcert",
+            UrlError::Encryption(_) => {
+                "write verify-full, which is the default, or require, which does not check who answers, \
+                 or disable"
+            }
+            UrlError::RootCertificate(_) => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+fn split(text: &str, at: char) -> (&str, &str) {
+    text.split_once(at).unwrap_or((text, ""))
+}
+
+fn decoded(text: &str) -> Result<String, UrlError> {
+    let escapes = text.split('%').skip(1);
+    let is_escape = |rest: &str| rest.len() > 1 && rest.bytes().take(2).all(|b| b.is_ascii_hexdigit());
+    if !escapes.clone().all(is_escape) {
+        return Err(UrlError::Escape);
+    }
+    let decoded = percent_decode_str(text).decode_utf8().map_err(|_| UrlError::Escape)?;
+    if decoded.contains('\0') { Err(UrlError::Escape) } else { Ok(decoded.into_owned()) }
+}
+
+/// `name`, `name:port` or `[address]:port`.
+fn host(text: &str) -> Result<DatabaseHost, UrlError> {
+    let (name, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (name, rest) = rest.split_once(']').ok_or(UrlError::Host)?;
+            (name, rest.strip_prefix(':').or_else(|| rest.is_empty().then_some("")).ok_or(UrlError::Host)?)
+        }
+        None => split(text, ':'),
+    };
+    let port = if port.is_empty() { DEFAULT_PORT } else { port.parse().map_err(|_| UrlError::Host)? };
+    Some(decoded(name)?)
+        .filter(|name| !name.is_empty())
+        .map(|name| DatabaseHost { name, port })
+        .ok_or(UrlError::Host)
+}
