@@ -525,7 +525,7 @@ BEGIN
 END $$;
 
 -- renew(node, epoch, instance), every renew_ms
--- → {"state":"ok","seq","orders":[{"id","task","by_role","by_host","at"}],"free":[keys that it can take now]}
+-- → {"state":"ok","seq","orders":[{"id","task","by_role","by_host","at"}],"free":[keys it can take now]}
 -- | {"state":"superseded"}: another monitor has registered | {"state":"lost"}
 -- In both cases register again. Errors: BK002.
 CREATE FUNCTION bookend.renew(p_node uuid, p_epoch bigint, p_instance uuid) RETURNS jsonb
@@ -564,7 +564,8 @@ END $$;
 -- and other nodes wait for the key, the answer is `held` by the own node, so that they get their turn.
 -- With `wait` true and `held`, the node waits from now on: NOTIFY bookend_node, or `free` in `renew`; then
 -- take again. Until granted, or `give_up_waiting`. Errors: BK001, BK002.
-CREATE FUNCTION bookend.take(p_node uuid, p_epoch bigint, p_key text, p_task text, p_slot bigint, p_wait boolean)
+CREATE FUNCTION bookend.take(
+    p_node uuid, p_epoch bigint, p_key text, p_task text, p_slot bigint, p_wait boolean)
 RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = bookend, pg_temp
 AS $$
@@ -716,7 +717,8 @@ AS $$
 $$;
 
 -- Takes one element of `publish`; returns its part of the answer.
-CREATE FUNCTION bookend.publish_one(p_node bookend.node, p_epoch bigint, p_max_rev bigint, p_entry jsonb, p_keep text[])
+CREATE FUNCTION bookend.publish_one(
+    p_node bookend.node, p_epoch bigint, p_max_rev bigint, p_entry jsonb, p_keep text[])
 RETURNS jsonb
 LANGUAGE plpgsql SET search_path = bookend, pg_temp
 AS $$
@@ -750,7 +752,7 @@ BEGIN
     t.late := s.late;
     IF s.status <> 'running' THEN
         keeps_end := s.end_source = 'lease' OR t.status <> s.status;
-        -- That the machine booted anew agrees with an ending by the fleet.
+        -- A reboot agrees with an ending by the fleet.
         is_late := keeps_end AND NOT (s.end_source = 'lease' AND s.late IS NULL AND t.status = 'interrupted'
             AND t.end_source = 'recovery' AND t.boot_id IS DISTINCT FROM p_node.boot_id);
     END IF;
@@ -774,7 +776,8 @@ BEGIN
     ON CONFLICT (task_id, n) DO NOTHING;
     PERFORM store_session(parts.used, t.node, t.claim_no);
     INSERT INTO session_invalidation
-    SELECT t.node, x.id, x.key, x.session_id, x.provider, x.task_id, x.reason, x.at, x.restored_at, x.last_used_at
+    SELECT t.node, x.id, x.key, x.session_id, x.provider, x.task_id, x.reason, x.at, x.restored_at,
+           x.last_used_at
     FROM unnest(parts.invalidations) x
     ON CONFLICT (node, id) DO UPDATE SET restored_at = excluded.restored_at;
     IF reported <> 'running' THEN
@@ -790,8 +793,9 @@ BEGIN
 END $$;
 
 -- publish(node, epoch, rows, keep_claims): rows are
---   [{"rev", "task": {columns of the ledger's row}, "transitions": [{its rows}], "session": {the row of
---     claude_sdk_sessions whose task_id is this task} or null, "invalidations": [{rows of session_invalidation}]}]
+--   [{"rev", "task": {columns of the ledger's row}, "transitions": [{its rows}],
+--     "session": {the row of claude_sdk_sessions whose task_id is this task} or null,
+--     "invalidations": [{rows of session_invalidation}]}]
 -- in order of rev, times as RFC 3339, JSON columns (session_tokens, artifacts, argv, on_finish, user_argv,
 -- run_options, leftovers, former_session) as JSON, no \u0000 in any text. What is left out is NULL.
 -- → {"rows":[{"rev","result"}]}, in the same order; none of them is to be sent again. result:
@@ -825,10 +829,11 @@ BEGIN
 END $$;
 
 -- reconcile(node, epoch, running, max_rev), after all rows were published: `running` are the ids of the tasks
--- that run in the ledger and of those that hold a live slot without a row yet; max_rev is the highest rev that
--- the ledger has drawn. Other running rows of the node are ended, other claims released.
+-- that run in the ledger and of those that hold a live slot without a row yet; max_rev is the highest rev
+-- that the ledger has drawn. Other running rows of the node are ended, other claims released.
 -- → {"rebooted":[ids],"unknown":[ids],"released":[keys]}. Errors: BK001, BK002, BK003.
-CREATE FUNCTION bookend.reconcile(p_node uuid, p_epoch bigint, p_running text[], p_max_rev bigint) RETURNS jsonb
+CREATE FUNCTION bookend.reconcile(p_node uuid, p_epoch bigint, p_running text[], p_max_rev bigint)
+RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = bookend, pg_temp
 AS $$
 DECLARE
@@ -878,8 +883,8 @@ BEGIN
     RETURN order_for(c.task_id, c.node);
 END $$;
 
--- order_done(node, epoch, order, result) → {"state":"done"} | {"state":"closed"}: no open order of this node
--- has this id. Errors: BK001, BK002.
+-- order_done(node, epoch, order, result) → {"state":"done"} | {"state":"closed"}: no open order of this
+-- node has this id. Errors: BK001, BK002.
 CREATE FUNCTION bookend.order_done(p_node uuid, p_epoch bigint, p_order bigint, p_result text) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = bookend, pg_temp
 AS $$
@@ -890,8 +895,8 @@ BEGIN
     RETURN jsonb_build_object('state', CASE WHEN FOUND THEN 'done' ELSE 'closed' END);
 END $$;
 
--- stopped(node, epoch), the last call of a monitor: a node without running tasks and claims is not unreachable
--- but stopped. → {"state":"stopped"} | {"state":"running","running": n,"claims": n}. Errors: BK001, BK002.
+-- stopped(node, epoch), the last call of a monitor: a node without running tasks and claims is not
+-- unreachable but stopped. → {"state":"stopped"} | {"state":"running","running": n,"claims": n}. Errors: BK001, BK002.
 CREATE FUNCTION bookend.stopped(p_node uuid, p_epoch bigint) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = bookend, pg_temp
 AS $$
@@ -917,7 +922,8 @@ DECLARE
     running text[];
 BEGIN
     PERFORM guard(p_node, p_epoch);
-    SELECT array_agg(id ORDER BY id) INTO running FROM task_history WHERE node = p_node AND status = 'running';
+    SELECT array_agg(id ORDER BY id) INTO running
+    FROM task_history WHERE node = p_node AND status = 'running';
     IF running IS NOT NULL THEN
         RETURN jsonb_build_object('state', 'running', 'tasks', running);
     END IF;
@@ -928,8 +934,8 @@ BEGIN
     RETURN '{"state": "left"}';
 END $$;
 
--- finding(node, epoch, kind, subject, detail) → {}: stores what `audit` reports, e.g. double_claim of a task id.
--- The same again replaces detail. Errors: BK001, BK002.
+-- finding(node, epoch, kind, subject, detail) → {}: stores what `audit` reports, e.g. double_claim of a task
+-- id. The same again replaces detail. Errors: BK001, BK002.
 CREATE FUNCTION bookend.finding(p_node uuid, p_epoch bigint, p_kind text, p_subject text, p_detail jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = bookend, pg_temp
