@@ -12,6 +12,14 @@ mod error;
 mod membership;
 pub mod socket;
 #[cfg(feature = "fleet")]
+mod password;
+#[cfg(feature = "fleet")]
+mod private_files;
+#[cfg(feature = "fleet")]
+mod service;
+#[cfg(feature = "fleet")]
+mod target;
+#[cfg(feature = "fleet")]
 mod tls;
 #[cfg(feature = "fleet")]
 mod url;

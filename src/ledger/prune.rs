@@ -298,7 +298,7 @@ impl Ledger {
         }
     }
 
-    /// Notes which of the tasks are kept until they are published. Without a fleet it is none.
+    /// Notes which of the tasks are kept because they are not published. Without a fleet it is none.
     fn without_unpublished(&self, mut page: Vec<PruneCandidate>) -> Result<Vec<PruneCandidate>> {
         for candidate in page.iter_mut().filter(|candidate| candidate.kept.is_none()) {
             let is_kept = self.is_unpublished(&candidate.id)?;

@@ -1,9 +1,11 @@
 -- What the hub has yet to publish. `rev` only grows: a task that changes while it is being published gets another
 -- one, and stays.
-CREATE TABLE fleet_dirty (
+CREATE TABLE IF NOT EXISTS fleet_dirty (
     rev     INTEGER PRIMARY KEY AUTOINCREMENT,
     task_id TEXT NOT NULL UNIQUE
 ) STRICT;
+-- The numbers go on, as a database that knows the ledger expects.
+DELETE FROM fleet_dirty;
 
 -- An id may be a number in a ledger that was adopted from another program.
 CREATE TRIGGER fleet_task_inserted AFTER INSERT ON task_history WHEN NEW.id IS NOT NULL

@@ -1,4 +1,4 @@
-//! The ledger's side of a fleet: the setting that makes it a member, and which tasks are still to be published.
+//! The ledger's side of a fleet: the setting that makes it a member, and which tasks are to be published.
 //!
 //! Triggers note each change of a task in `fleet_dirty`. Table and triggers exist only in a fleet, so that
 //! nothing changes without one.
@@ -22,7 +22,8 @@ use super::location::Location;
 pub use outbox::{DirtyTask, OutboxState, UnpublishedTask};
 
 const JOIN: &str = include_str!("join.sql");
-const LEAVE: &str = include_str!("leave.sql");
+const DROP_TRIGGERS: &str = include_str!("drop_triggers.sql");
+const DROP_TABLE: &str = "DROP TABLE IF EXISTS fleet_dirty";
 /// In the order in which they were inserted.
 const MARK_ALL: &str = "
     INSERT OR IGNORE INTO fleet_dirty (task_id)
@@ -55,7 +56,7 @@ impl Ledger {
     /// When the ledger cannot be written.
     pub fn join_fleet(&mut self, setting: &str) -> Result<()> {
         self.in_transaction("joining the fleet", |conn| {
-            conn.execute_batch(LEAVE)?;
+            conn.execute_batch(DROP_TRIGGERS)?;
             conn.execute_batch(JOIN)?;
             conn.execute(MARK_ALL, [])?;
             conn.execute(UPSERT_SETTING, [setting]).map(drop)
@@ -71,7 +72,8 @@ impl Ledger {
     /// When the ledger cannot be written.
     pub fn leave_fleet(&mut self) -> Result<()> {
         self.in_transaction("leaving the fleet", |conn| {
-            conn.execute_batch(LEAVE)?;
+            conn.execute_batch(DROP_TRIGGERS)?;
+            conn.execute_batch(DROP_TABLE)?;
             conn.execute(DELETE_SETTING, []).map(drop)
         })?;
         self.fleet = None;

@@ -1,3 +1,5 @@
+//! Tests of joining, of what becomes unpublished, and of what a second connection in the process does.
+
 use super::super::LedgerEvent;
 use super::super::tests::{World, ended, new_task, start};
 use super::super::{PruneScope, WatchScope};
@@ -45,8 +47,9 @@ fn joining_makes_the_whole_history_unpublished() {
     let _live = ["a", "b"].map(|id| start(&mut ledger, &new_task(id, Some(id))));
     ledger.join_fleet(SETTING).unwrap();
     assert_eq!(dirty(&ledger), ["a", "b"]);
-    publish_all(&mut ledger);
+    let before = publish_all(&mut ledger);
     ledger.join_fleet("another").unwrap();
+    assert_eq!(ledger.unpublished().unwrap()[0].rev, before + 1, "the numbers go on");
     assert_eq!((dirty(&ledger), ledger.count_unpublished().unwrap()), (vec!["a".into(), "b".into()], 2));
     assert_eq!(world.open().refresh_fleet().unwrap(), Some("another"));
 }

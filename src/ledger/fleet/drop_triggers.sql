@@ -7,4 +7,3 @@ DROP TRIGGER IF EXISTS fleet_session_updated;
 DROP TRIGGER IF EXISTS fleet_session_deleted;
 DROP TRIGGER IF EXISTS fleet_invalidation_inserted;
 DROP TRIGGER IF EXISTS fleet_invalidation_updated;
-DROP TABLE IF EXISTS fleet_dirty;
