@@ -295,7 +295,7 @@ fn a_session_that_was_last_used_on_another_host_is_not_resumed() {
     };
     claude(&[], json!({})).silent();
     let here = world.sql("SELECT * FROM claude_sdk_sessions").remove(0).text("session_id");
-    let output = claude(&[], json!({"elsewhere": "build-7"}));
+    let output = claude(&[], json!({"stale_session": {"elsewhere": {"host": "build-7"}}}));
     assert_eq!(output.stderr.lines().count(), 1, "one warning: {}", output.stderr);
     assert!(output.stderr.contains("last used on host build-7; starting fresh"), "{}", output.stderr);
     let invalidated = world.sql("SELECT * FROM session_invalidation WHERE reason = 'elsewhere'").remove(0);
@@ -304,7 +304,7 @@ fn a_session_that_was_last_used_on_another_host_is_not_resumed() {
     assert_ne!(fresh, here);
     claude(&[], json!({})).silent();
     assert!(world.argvs()[2].contains(&format!("--resume {fresh}")), "{:?}", world.argvs());
-    claude(&["--fresh"], json!({"elsewhere": "build-7"})).silent();
+    claude(&["--fresh"], json!({"stale_session": {"elsewhere": {"host": "build-7"}}})).silent();
 }
 
 #[test]

@@ -58,9 +58,8 @@ pub enum WhenHeld {
 pub enum HubAnswer {
     /// The key is this ledger's: what holds between its own runs decides now.
     Granted {
-        /// The host on which the session of the key was used last, if it is another one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        elsewhere: Option<String>,
+        stale_session: Option<StaleSession>,
     },
     Held(KeyHolder),
     /// The database is not reachable, or this ledger is not registered in it yet.
@@ -72,6 +71,16 @@ pub enum HubAnswer {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         hint: Option<String>,
     },
+}
+
+/// Why the session that this ledger links to the key is not to be resumed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StaleSession {
+    /// The session of the key was used last on this other host.
+    Elsewhere { host: String },
+    /// The task that used it was declared lost.
+    Lost,
 }
 
 /// The task of another ledger that holds a key.
@@ -217,8 +226,9 @@ mod tests {
         );
         assert_eq!(serde_json::from_str::<RunMessage>(&sent).expect("a message"), take());
         let answers = [
-            HubAnswer::Granted { elsewhere: None },
-            HubAnswer::Granted { elsewhere: Some("b".to_owned()) },
+            HubAnswer::Granted { stale_session: None },
+            HubAnswer::Granted { stale_session: Some(StaleSession::Elsewhere { host: "b".to_owned() }) },
+            HubAnswer::Granted { stale_session: Some(StaleSession::Lost) },
             holder(None),
             holder(Some(Time::UNIX_EPOCH)),
             HubAnswer::Away { why: "x".to_owned() },
@@ -243,13 +253,13 @@ mod tests {
 
         let kind = |e: io::Error| e.kind();
         assert_eq!(connection.answer().map_err(kind), Err(ErrorKind::WouldBlock));
-        let granted = line(&HubAnswer::Granted { elsewhere: None }).expect("JSON");
+        let granted = line(&HubAnswer::Granted { stale_session: None }).expect("JSON");
         let (first, rest) = granted.split_at(4);
         hub.write_all(first.as_bytes()).expect("a write");
         assert_eq!(connection.answer().map_err(kind), Err(ErrorKind::WouldBlock));
         let both = rest.to_owned() + &line(&holder(None)).expect("JSON");
         hub.write_all(both.as_bytes()).expect("a write");
-        assert_eq!(connection.answer().expect("an answer"), HubAnswer::Granted { elsewhere: None });
+        assert_eq!(connection.answer().expect("an answer"), HubAnswer::Granted { stale_session: None });
         assert_eq!(connection.answer().expect("an answer"), holder(None));
         assert!(connection.is_open());
         drop(hub);

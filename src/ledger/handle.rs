@@ -62,10 +62,6 @@ impl Ledger {
         &self.at.file
     }
 
-    pub fn fleet(&self) -> Option<String> {
-        self.conn.query_row("SELECT value FROM bookend_setting WHERE name = 'fleet'", [], |r| r.get(0)).ok()
-    }
-
     /// As [`Location::option`].
     pub fn option(&self) -> Option<&Path> {
         self.at.option()

@@ -18,7 +18,7 @@ use crate::recovery::{self, LostTask, SettleOutcome};
 use crate::run::budget;
 use crate::run::command::{AgentCommand, RunContext};
 use crate::run::options::WhenBusy;
-use crate::run::session::{self, Choice, Known, Refusal, StartInvalidation, Transcript};
+use crate::run::session::{self, Choice, Known, Refusal, StaleLink, StartInvalidation, Transcript};
 use crate::stop;
 use crate::sys::{self, ReceivedSignal};
 use crate::task::resume::{LastTask, SessionUse};
@@ -74,18 +74,18 @@ impl<'a> KeyClaim<'a> {
         self.replaced.as_ref()
     }
 
-    /// Claims the key and chooses the session, in the transaction of `claim`. `elsewhere`: the other host of the
-    /// fleet on which the session of the key was used last.
+    /// Claims the key and chooses the session, in the transaction of `claim`. `stale`: why
+    /// the fleet does not let the session be resumed.
     ///
     /// # Errors
     /// When the ledger cannot be read, the budget of the key is spent (77), or resuming the requested session
     /// is unsafe (78).
-    pub(super) fn attempt(&mut self, claim: &Claim<'_>, elsewhere: Option<&str>) -> Result<Attempt, Error> {
+    pub(super) fn attempt(&mut self, claim: &Claim<'_>, stale: Option<&StaleLink>) -> Result<Attempt, Error> {
         // Before the holder: a run that is refused waits for no task and cancels none.
         self.uncounted = budget::check(claim, self.context)?;
         match (self.holder(claim)?, &self.context.command.key) {
             (Some(holder), Some(key)) => Ok(Attempt::Held(Conflict::Key(key.clone()), Box::new(holder))),
-            _ => choose_session(claim, self.context, elsewhere),
+            _ => choose_session(claim, self.context, stale),
         }
     }
 
@@ -281,7 +281,7 @@ fn name(task: &Task) -> String {
 fn choose_session(
     claim: &Claim<'_>,
     context: &RunContext<'_>,
-    elsewhere: Option<&str>,
+    stale: Option<&StaleLink>,
 ) -> Result<Attempt, Error> {
     let RunContext { options, command, .. } = context;
     let linked = match (&command.key, command.adapter.tracks_sessions()) {
@@ -305,7 +305,7 @@ fn choose_session(
         new_id: command.adapter.can_assign().then(SessionId::random),
         linked: linked.as_ref(),
         other_agent: other_agent.flatten().as_deref(),
-        elsewhere: elsewhere.filter(|_| command.adapter.tracks_sessions()),
+        stale: stale.filter(|_| command.adapter.tracks_sessions()),
         transcript,
         users: users.as_ref(),
         allow_unsafe: options.allow_unsafe_resume,

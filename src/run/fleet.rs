@@ -9,13 +9,14 @@ use tracing::warn;
 
 use crate::error::{Error, Kind};
 use crate::failpoint;
-use crate::fleet::socket::{HubAnswer, HubConnection, KeyHolder, KeyRequest, RunMessage, WhenHeld};
+use crate::fleet::socket::{HubAnswer, HubConnection, KeyHolder, KeyRequest, RunMessage, StaleSession, WhenHeld};
 use crate::ledger::{Claim, Ledger};
 use crate::process::watch::Watch;
 use crate::run::budget;
 use crate::run::claim::wait_for_any;
 use crate::run::command::RunContext;
 use crate::run::options::WhenBusy;
+use crate::run::session::StaleLink;
 use crate::task::{Signal, TaskId};
 use crate::view;
 
@@ -30,7 +31,7 @@ pub(super) struct FleetKey<'a> {
     request: Option<KeyRequest>,
     /// The monitor keeps the key for this ledger until it ends.
     granted: Option<HubConnection>,
-    elsewhere: Option<String>,
+    stale_session: Option<StaleLink>,
     /// What the user was told last.
     reported: String,
 }
@@ -69,7 +70,7 @@ impl<'a> FleetKey<'a> {
             },
         });
         let private_dir = context.location.private_dir();
-        FleetKey { context, private_dir, request, granted: None, elsewhere: None, reported: String::new() }
+        FleetKey { context, private_dir, request, granted: None, stale_session: None, reported: String::new() }
     }
 
     /// The id of the task to which the key is granted.
@@ -77,9 +78,9 @@ impl<'a> FleetKey<'a> {
         self.request.as_ref().map(|request| &request.task)
     }
 
-    /// The other host on which the session of the key was used last.
-    pub(super) fn elsewhere(&self) -> Option<&str> {
-        self.elsewhere.as_deref()
+    /// Why the session of the key in this ledger is not to be resumed.
+    pub(super) fn stale_session(&self) -> Option<&StaleLink> {
+        self.stale_session.as_ref()
     }
 
     /// Asks for the key, unless this ledger has it. `Some`: bookend received a stop signal meanwhile.
@@ -138,8 +139,8 @@ impl<'a> FleetKey<'a> {
         }
         loop {
             match hub.answer() {
-                Ok(HubAnswer::Granted { elsewhere }) => {
-                    self.elsewhere = elsewhere;
+                Ok(HubAnswer::Granted { stale_session }) => {
+                    self.stale_session = stale_session.map(link_of);
                     return Ok(Some(hub));
                 }
                 Ok(HubAnswer::Held(holder)) => self.await_further(asking, Awaited::Holder(holder))?,
@@ -286,6 +287,17 @@ impl FleetKey<'_> {
             (None, false) => "--wait waits for it, --replace cancels it and runs".to_owned(),
         };
         Error::new(Kind::Busy, message).hint(format!("{hint}; nothing was executed"))
+    }
+}
+
+fn link_of(stale: StaleSession) -> StaleLink {
+    match stale {
+        StaleSession::Elsewhere { host } => {
+            StaleLink { reason: "elsewhere", why: format!("it was last used on host {host}") }
+        }
+        StaleSession::Lost => {
+            StaleLink { reason: "host_lost", why: "the task that used it was declared lost".to_owned() }
+        }
     }
 }
 

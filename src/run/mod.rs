@@ -78,7 +78,7 @@ fn supervise(
         if !fleet_key.is_held(&claim) {
             continue;
         }
-        let (conflict, holder) = match key_claim.attempt(&claim, fleet_key.elsewhere())? {
+        let (conflict, holder) = match key_claim.attempt(&claim, fleet_key.stale_session())? {
             Attempt::Claimed(choice) => break (claim, choice),
             Attempt::Held(conflict, holder) => (conflict, holder),
         };
