@@ -10,13 +10,13 @@ mod connection;
 #[cfg(feature = "fleet")]
 mod error;
 mod membership;
-pub mod socket;
 #[cfg(feature = "fleet")]
 mod password;
 #[cfg(feature = "fleet")]
 mod private_files;
 #[cfg(feature = "fleet")]
 mod service;
+pub mod socket;
 #[cfg(feature = "fleet")]
 mod target;
 #[cfg(feature = "fleet")]

@@ -9,7 +9,9 @@ use tracing::warn;
 
 use crate::error::{Error, Kind};
 use crate::failpoint;
-use crate::fleet::socket::{HubAnswer, HubConnection, KeyHolder, KeyRequest, RunMessage, StaleSession, WhenHeld};
+use crate::fleet::socket::{
+    HubAnswer, HubConnection, KeyHolder, KeyRequest, RunMessage, StaleSession, WhenHeld,
+};
 use crate::ledger::{Claim, Ledger};
 use crate::process::watch::Watch;
 use crate::run::budget;
@@ -70,7 +72,14 @@ impl<'a> FleetKey<'a> {
             },
         });
         let private_dir = context.location.private_dir();
-        FleetKey { context, private_dir, request, granted: None, stale_session: None, reported: String::new() }
+        FleetKey {
+            context,
+            private_dir,
+            request,
+            granted: None,
+            stale_session: None,
+            reported: String::new(),
+        }
     }
 
     /// The id of the task to which the key is granted.
