@@ -163,8 +163,8 @@ pub(super) struct RunArgs {
     replace: bool,
     /// Wait this long for the fleet to grant the key
     ///
-    /// In a ledger that has joined a fleet: for an answer of its monitor and, with --replace, for the end of a
-    /// task on another host.
+    /// In a ledger that has joined a fleet: for an answer of its monitor and, with --replace, for the end of
+    /// a task on another host.
     #[arg(
         long,
         env = "BOOKEND_FLEET_TIMEOUT",

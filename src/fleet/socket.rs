@@ -1,5 +1,5 @@
-//! The socket at which a run asks the monitor of its ledger for a key of the fleet: one request per connection,
-//! a JSON value per line.
+//! The socket at which a run asks the monitor of its ledger for a key of the fleet: one request per
+//! connection, a JSON value per line.
 //!
 //! The connection stands for the run: the key is kept for it until the connection ends.
 
@@ -51,8 +51,8 @@ pub enum WhenHeld {
     Replace,
 }
 
-/// What the monitor answers. `Granted` and `Refused` are final; after the others it answers again when that has
-/// changed, to a run that waits.
+/// What the monitor answers. `Granted` and `Refused` are final; after the others it answers again when that
+/// has changed, to a run that waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HubAnswer {

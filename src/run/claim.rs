@@ -245,7 +245,7 @@ fn wait(watch: &mut Watch, holder: Option<ProcessRecord>) -> Result<Option<Signa
     wait_for_any(watch, handle.iter().map(AsFd::as_fd), Some(Instant::now() + POLL_INTERVAL))
 }
 
-/// Waits until one of `fds` is readable, at most until then if there is an end. `Some`: bookend received this stop signal.
+/// Waits until one of `fds` is readable, or until that time. `Some`: bookend received this stop signal.
 pub(super) fn wait_for_any<'f>(
     watch: &mut Watch,
     fds: impl Iterator<Item = BorrowedFd<'f>>,

@@ -120,8 +120,8 @@ impl<'a> FleetKey<'a> {
         }
     }
 
-    /// Whether the key is this ledger's. Asked in the transaction of `_claim`: a monitor that does not know what
-    /// the one before it has granted locks the ledger once, before it releases any key.
+    /// Whether the key is this ledger's. Asked in the transaction of `_claim`: a monitor that does not know
+    /// what the one before it has granted locks the ledger once, before it releases any key.
     pub(super) fn is_held(&self, _claim: &Claim<'_>) -> bool {
         self.request.is_none() || self.is_granted()
     }
