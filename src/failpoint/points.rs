@@ -67,6 +67,9 @@ pub const STEPS: &[&str] = &[
     "monitor.stopping",
 ];
 
+/// What the hub of a monitor passes.
+pub const HUB: &[&str] = &["hub.registered", "hub.sent", "hub.reconciling", "hub.draining"];
+
 /// What `bookend adopt` passes.
 pub const ADOPTION: &[&str] = &[
     "adopt.begun",
