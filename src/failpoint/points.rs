@@ -67,8 +67,8 @@ pub const STEPS: &[&str] = &[
     "monitor.stopping",
 ];
 
-/// What the hub of a monitor passes.
-pub const HUB: &[&str] = &["hub.registered", "hub.sent", "hub.reconciling", "hub.draining"];
+/// What the hub of a monitor passes, and a run that asks it for a key.
+pub const HUB: &[&str] = &["run.granted", "hub.registered", "hub.sent", "hub.reconciling", "hub.draining"];
 
 /// What `bookend adopt` passes.
 pub const ADOPTION: &[&str] = &[
