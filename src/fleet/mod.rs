@@ -21,6 +21,8 @@ mod private_files;
 #[cfg(feature = "fleet")]
 mod roles;
 #[cfg(feature = "fleet")]
+mod schema;
+#[cfg(feature = "fleet")]
 mod service;
 #[cfg(feature = "fleet")]
 mod target;
@@ -35,8 +37,8 @@ pub use self::{
     argument::CallArgument,
     connection::{ConnectOptions, FleetConnection, FleetNotification, FleetNotifications, block_on},
     error::FleetError,
-    migrate::SCHEMA_VERSION,
     node::{FleetNode, NodeState},
     roles::{HostRole, host_role},
+    schema::SCHEMA_VERSION,
     url::{DatabaseUrl, UrlError},
 };
