@@ -24,6 +24,7 @@ mod roles;
 mod schema;
 #[cfg(feature = "fleet")]
 mod service;
+pub mod socket;
 #[cfg(feature = "fleet")]
 mod target;
 #[cfg(feature = "fleet")]
