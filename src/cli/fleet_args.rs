@@ -93,7 +93,7 @@ pub enum FleetCommand {
         /// Confirm that the machine is off
         #[arg(long)]
         yes: bool,
-        /// Print one JSON object: {"state", "host", "tasks", "released"}
+        /// Print one JSON object: {"host", "tasks", "released", …}
         #[arg(long)]
         json: bool,
     },

@@ -7,8 +7,8 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio_postgres::error::{DbError, SqlState};
 
-use super::migrate::SCHEMA_VERSION;
 use super::password::PasswordError;
+use super::schema::SCHEMA_VERSION;
 use super::service::ServiceError;
 use super::tls::TlsError;
 use super::url::UrlError;

@@ -2,12 +2,7 @@
 
 use super::connection::FleetConnection;
 use super::error::FleetError;
-
-/// The version of the schema that this program knows.
-pub const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
-
-/// Each is executed once, in one transaction. They never change.
-const MIGRATIONS: [&str; 1] = [include_str!("schema/001.sql")];
+use super::schema::{MIGRATIONS, SCHEMA_VERSION};
 
 const HAS_SCHEMA: &str = "SELECT to_regclass('bookend.migration') IS NOT NULL";
 const SELECT_VERSION: &str = "SELECT max(version)::bigint FROM bookend.migration";

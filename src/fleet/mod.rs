@@ -21,6 +21,8 @@ mod private_files;
 #[cfg(feature = "fleet")]
 mod roles;
 #[cfg(feature = "fleet")]
+mod schema;
+#[cfg(feature = "fleet")]
 mod service;
 pub mod socket;
 #[cfg(feature = "fleet")]
@@ -36,8 +38,8 @@ pub use self::{
     argument::CallArgument,
     connection::{ConnectOptions, FleetConnection, FleetNotification, FleetNotifications, block_on},
     error::FleetError,
-    migrate::SCHEMA_VERSION,
     node::{FleetNode, NodeState},
     roles::{HostRole, host_role},
+    schema::SCHEMA_VERSION,
     url::{DatabaseUrl, UrlError},
 };

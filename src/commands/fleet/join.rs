@@ -71,16 +71,16 @@ fn check_nodes(
     let other = |node: &&FleetNode| node.id != own.node && node.role == role && node.state.is_member();
     let is_replaced = |node: &FleetNode| replaced == Some(node.id) && node.state != NodeState::Reachable;
     let Some(node) = nodes.iter().filter(other).find(|node| !is_replaced(node)) else { return Ok(()) };
-    let host = &node.host;
+    let (host, init) = (&node.host, "bookend fleet init URL --host NAME");
     let error = Error::new(Kind::Failed, format!("the role {role} belongs to the node of the host {host}"));
     Err(match replaced == Some(node.id) {
         true => error.hint(format!(
-            "{host} renews its lease: if that is another machine, make a role for this one with `bookend fleet \
-             init URL --host NAME`; if it is this one, stop its monitor, and try again after a minute"
+            "{host} renews its lease: if that is another machine, make a role for this one with `{init}`; if \
+             it is this one, stop its monitor, and try again after a minute"
         )),
         false => error.hint(format!(
-            "make a role for this host with `bookend fleet init URL --host NAME`; if {host} is gone for good, \
-             `bookend fleet declare-lost {host}`"
+            "make a role for this host with `{init}`; if {host} is gone for good, run `bookend fleet \
+             declare-lost {host}`"
         )),
     })
 }

@@ -24,7 +24,7 @@ struct OwnNode {
 }
 
 #[derive(Debug, Serialize)]
-struct Status<'a> {
+struct FleetStatus<'a> {
     /// The database, without a password.
     fleet: String,
     own: Option<OwnNode>,
@@ -38,7 +38,7 @@ pub(super) fn status(options: &FleetStatusOptions, ledger: Option<&Path>) -> Res
         let connection = connect(&url).await?;
         Ok(connection.nodes().await?)
     })?;
-    let status = Status { fleet: url.to_string(), own, nodes: &nodes };
+    let status = FleetStatus { fleet: url.to_string(), own, nodes: &nodes };
     Ok(if options.json { view::pretty(&status) } else { text(&status) })
 }
 
@@ -57,7 +57,7 @@ fn own(ledger: Option<&Path>) -> Result<Option<OwnNode>, Error> {
     }))
 }
 
-fn text(status: &Status<'_>) -> String {
+fn text(status: &FleetStatus<'_>) -> String {
     let mut text = format!("fleet    {}\n", status.fleet);
     if let Some(own) = &status.own {
         let monitor = if own.monitor { "its monitor runs" } else { "its monitor does not run" };
