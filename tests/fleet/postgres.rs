@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::harness::{Deadline, eventually, forked, is_root, on_path, possible};
 use crate::sql_session::SqlSession;
 
-const SCHEMA: &str = include_str!("../../src/fleet/schema/001.sql");
+pub const SCHEMA: &str = include_str!("../../src/fleet/schema/001.sql");
 /// The owner of the server and its files, if the tests run as root: PostgreSQL refuses to run as root.
 const NOBODY: u32 = 65534;
 const DATABASE: &str = "postgres";
@@ -43,6 +43,7 @@ const ACCESS: &str = "
     local all postgres trust
     local all all scram-sha-256
     host all all 127.0.0.1/32 scram-sha-256
+    host all all 10.0.0.0/8 scram-sha-256
 ";
 
 /// A certificate authority, and the server's certificate by it. `server.pem` also serves as pgbouncer's.
@@ -77,6 +78,8 @@ const KEEPER: &str = r#"
 pub struct Postgres {
     dir: PathBuf,
     port: u16,
+    /// The process in whose network namespace it runs, if not in that of the test.
+    network: Option<i32>,
     postmaster: Mutex<Option<Child>>,
     keeper: Child,
 }
@@ -84,6 +87,11 @@ pub struct Postgres {
 impl Postgres {
     /// Starts an empty server. `None`, reported on stderr, where PostgreSQL is missing.
     pub fn start(test: &str) -> Option<Postgres> {
+        Postgres::start_in(test, None)
+    }
+
+    /// As [`Postgres::start`], in the network namespace of this process, on all its addresses.
+    pub fn start_in(test: &str, network: Option<i32>) -> Option<Postgres> {
         let needs =
             "PostgreSQL 14 or newer, pgbouncer and openssl: install Debian's postgresql and pgbouncer";
         let can = programs().is_some() && on_path("psql") && on_path("openssl") && pgbouncer().is_some();
@@ -103,7 +111,7 @@ impl Postgres {
             .process_group(0)
             .spawn()
             .expect("a shell");
-        let postgres = Postgres { dir, port: free_port(), postmaster: Mutex::new(None), keeper };
+        let postgres = Postgres { dir, port: free_port(), network, postmaster: Mutex::new(None), keeper };
         postgres.add_password(SUPERUSER, "not asked for");
         postgres.start_again();
         Some(postgres)
@@ -119,7 +127,8 @@ impl Postgres {
     /// Starts the server after [`Postgres::stop`] or [`Postgres::kill`], and waits until it is ready.
     pub fn start_again(&self) {
         let log = OpenOptions::new().create(true).append(true).open(self.dir.join("log")).expect("its log");
-        let mut child = as_owner(programs().expect("the programs of PostgreSQL").join("postgres"))
+        let mut child = self
+            .server()
             .arg("-D")
             .arg(self.dir.join("data"))
             .arg("-k")
@@ -141,6 +150,18 @@ impl Postgres {
             state.lines().next() == Some(&id) && state.lines().nth(7).is_some_and(|s| s.starts_with("ready"))
         });
         *self.postmaster.lock().expect("the server") = Some(child);
+    }
+
+    /// The command that starts the server.
+    fn server(&self) -> Command {
+        let program = programs().expect("the programs of PostgreSQL").join("postgres");
+        let Some(process) = self.network else { return as_owner(program) };
+        let mut command = Command::new("nsenter");
+        command.args(["--net", "--target", &process.to_string()]);
+        // Only root can enter a namespace.
+        command.args(["--setuid", &NOBODY.to_string(), "--setgid", &NOBODY.to_string(), "--"]);
+        command.arg(program).args(["-c", "listen_addresses=*"]);
+        command
     }
 
     /// Shuts the server down, as an administrator does: open transactions are rolled back.
