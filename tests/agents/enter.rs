@@ -7,8 +7,8 @@ use std::os::fd::AsRawFd;
 
 use crate::raw::{self, check};
 
-/// `enter PID COMMAND…`: in the mount, pid, network and UTS namespaces of PID. Ends as the command does. Unlike
-/// nsenter(1) it is not stopped when the command is.
+/// `enter PID COMMAND…`: in the mount, pid, network and UTS namespaces of PID. Ends as the command does.
+/// Unlike nsenter(1) it is not stopped when the command is.
 pub fn enter(process: &str, command: &[OsString]) -> io::Result<i32> {
     let namespaces = ["pid", "net", "uts", "mnt"];
     let files = namespaces.map(|name| File::open(format!("/proc/{process}/ns/{name}")));

@@ -30,7 +30,11 @@ pub fn work(args: [&str; 7]) -> io::Result<i32> {
     }
     writeln!(
         out,
-        r#"{{"type":"result","subtype":"success","is_error":false,"session_id":"{session}","result":"done","num_turns":1,"total_cost_usd":{},"usage":{{"input_tokens":3,"output_tokens":2}}}}"#,
+        concat!(
+            r#"{{"type":"result","subtype":"success","is_error":false,"session_id":"{}","result":"done","#,
+            r#""num_turns":1,"total_cost_usd":{},"usage":{{"input_tokens":3,"output_tokens":2}}}}"#
+        ),
+        session,
         duration as f64 / 1e6
     )?;
     tick()?;

@@ -108,9 +108,8 @@ pub struct Network {
 
 impl Network {
     pub fn new() -> Network {
-        let script = format!(
-            "ip link set lo up && ip addr add {DATABASE_ADDRESS}/32 dev lo && echo ready && exec cat >/dev/null"
-        );
+        let address = format!("ip link set lo up && ip addr add {DATABASE_ADDRESS}/32 dev lo");
+        let script = format!("{address} && echo ready && exec cat >/dev/null");
         Network { holder: Holder::start(&["--net"], &script, &[]), links: Mutex::new(0) }
     }
 
@@ -343,7 +342,8 @@ impl<'w> Host<'w> {
         }
     }
 
-    /// Ends its link and makes another one, with other addresses: connections of before never end by themselves.
+    /// Ends its link and makes another one, with other addresses: connections of before do not end by
+    /// themselves.
     pub fn renew_link(&mut self) {
         self.remove_link();
         self.make_link();
