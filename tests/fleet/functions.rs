@@ -46,8 +46,8 @@ impl Host {
 
     fn register_as(&self, instance: Uuid, boot: &str, file: &str, seen_seq: Option<i64>) -> Value {
         let facts = json!({
-            "schema": 1, "host": self.name, "machine_id": "machine", "ledger_id": "ledger", "version": "1.0.0",
-            "boot_id": boot, "ledger_file": file,
+            "schema": 1, "version": "1.0.0", "host": self.name, "machine_id": "machine",
+            "ledger_id": "ledger", "boot_id": boot, "ledger_file": file,
         });
         let seen = seen_seq.map_or("NULL".to_owned(), |seq| seq.to_string());
         let answer = self

@@ -6,7 +6,7 @@ use super::{Host, declare_lost, entry, with};
 use crate::harness::{Deadline, eventually};
 use crate::postgres::Postgres;
 
-const FLEET: &str = "'{}'";
+const NONE: &str = "'{}'";
 
 #[test]
 fn a_lost_host_loses_its_tasks_and_keys() {
@@ -75,9 +75,9 @@ fn no_call_of_a_lost_epoch_changes_anything() {
         ("repoint", "'k', 't1'".to_owned()),
         ("release", "'k', 't1'".to_owned()),
         ("give_up_waiting", "'k'".to_owned()),
-        ("publish", format!("{row}, {FLEET}")),
-        ("publish", format!("'[]', {FLEET}")),
-        ("reconcile", format!("{FLEET}, 9")),
+        ("publish", format!("{row}, {NONE}")),
+        ("publish", format!("'[]', {NONE}")),
+        ("reconcile", format!("{NONE}, 9")),
         ("order_cancel", "'k'".to_owned()),
         ("order_done", "1, 'done'".to_owned()),
         ("stopped", String::new()),
@@ -114,7 +114,7 @@ fn the_end_of_a_task_whose_host_was_declared_lost_is_late() {
     assert_eq!(a.publish(&[entry(2, "t1", Some("k"), "running")]), "late");
     assert_eq!(late(), "interrupted|host_lost|running|");
     let ended = with(entry(3, "t1", Some("k"), "success"), json!({ "cost_usd": 2.5 }));
-    assert_eq!(a.publish(&[ended.clone()]), "late");
+    assert_eq!(a.publish(std::slice::from_ref(&ended)), "late");
     assert_eq!(a.publish(&[ended]), "older");
     assert_eq!(late(), "interrupted|host_lost|success|2.5");
     assert_eq!(
@@ -180,7 +180,7 @@ fn a_call_during_the_declaration_fails() {
     assert_eq!(declared["state"], "lost");
     let error = std::thread::scope(|scope| {
         let row = super::quoted(&[entry(2, "t", None, "success")]);
-        let statement = host.statement("publish", &format!("{row}, {FLEET}"));
+        let statement = host.statement("publish", &format!("{row}, {NONE}"));
         let publishing = scope.spawn(move || host.session.error(&statement));
         waits_for_a_lock(&postgres);
         operator.query("COMMIT").expect("a commit");

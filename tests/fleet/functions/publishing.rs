@@ -173,10 +173,8 @@ fn reconciling_ends_what_does_not_run_and_frees_its_keys() {
         "rebooted": ["rebooted"], "unknown": ["unknown"], "released": ["rebooted", "unknown"],
     });
     assert_eq!(answer, expected);
-    assert_eq!(
-        ends(&postgres),
-        "of b|running||\nrebooted|interrupted|rebooted|\nruns|running||\nunknown|interrupted|unknown_to_ledger|"
-    );
+    let ended = "rebooted|interrupted|rebooted|\nruns|running||\nunknown|interrupted|unknown_to_ledger|";
+    assert_eq!(ends(&postgres), format!("of b|running||\n{ended}"));
     assert_eq!(terminal_transitions(&postgres), "rebooted|interrupted\nunknown|interrupted");
     assert_eq!(b.take("starts", "t", false), "held by starts of a");
     assert_eq!(b.take("unknown", "t", false), "granted");

@@ -73,7 +73,10 @@ fn no_role_writes_a_table() {
                 let sql = format!("{statement} bookend.{table}{rest}");
                 let code = session.error(&sql);
                 // The view accepts no row from anyone.
-                assert!(code == DENIED || (table == "node_state" && code != ""), "{role}: {sql}: {code}");
+                assert!(
+                    code == DENIED || (table == "node_state" && !code.is_empty()),
+                    "{role}: {sql}: {code}"
+                );
             }
         }
         assert_eq!(session.error("UPDATE bookend.task_history SET status = 'success'"), DENIED);
@@ -174,7 +177,7 @@ fn objects_of_others_do_not_change_what_a_function_does() {
             assert_eq!(b.session.error(&a.statement(function, arguments)), "BK002", "{function} with {path}");
         }
         assert_eq!(b.take("k", "t2", false), "held by t of a");
-        assert_eq!(b.publish(&[entry(1, "of b", None, "running")]).is_empty(), false);
+        assert!(["ok", "older"].contains(&b.publish(&[entry(1, "of b", None, "running")]).as_str()));
         let state = "SELECT string_agg(state, ' ') FROM bookend.node_state";
         assert_eq!(b.session.query(state), Ok("reachable reachable".to_owned()));
     }
