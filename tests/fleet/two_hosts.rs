@@ -80,7 +80,7 @@ fn the_network_of_a_host_is_cut_and_put_back() {
     }
     let Some(world) = World::of_bookend(test) else { return };
     let network = Network::new();
-    let Some(database) = Postgres::start_in(test, Some(network.process())) else { return };
+    let Some(database) = Postgres::with_schema_in(test, Some(network.process())) else { return };
     let mut host = Host::new(&world, &network, "a");
     database.role("bookend_a", &[]);
     let port = database.port().to_string();
