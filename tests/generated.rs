@@ -47,7 +47,8 @@ fn units_prints_every_unit_of_the_package_with_the_path_of_the_program() {
         let dir = world.name(directory);
         world.bare([&units[..], &["--dir", &dir]].concat()).run().ended(End::Code(0));
         let written = files(Path::new(&dir));
-        let is_unit = |name: &&String| name.ends_with(".service") || name.ends_with(".timer");
+        let kinds = [".service", ".timer", ".socket"];
+        let is_unit = |name: &&String| kinds.iter().any(|kind| name.ends_with(kind));
         let entries = fs::read_dir(contrib(directory)).expect("the units").flatten();
         let kept: BTreeSet<String> = entries.map(|e| e.file_name().display().to_string()).collect();
         assert!(written.keys().eq(kept.iter().filter(is_unit)), "{directory}: {:?}", written.keys());

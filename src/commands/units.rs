@@ -25,12 +25,12 @@ macro_rules! units {
     };
 }
 
-const SYSTEM: [Unit; 7] = units!("":
+const SYSTEM: [Unit; 8] = units!("":
     "bookend@.service" "bookend@.timer" "bookend-recover.service" "bookend-report.service"
-    "bookend-monitor.service" "bookend-prune.service" "bookend-prune.timer");
-const USER: [Unit; 7] = units!("user/":
+    "bookend-monitor.service" "bookend-monitor.socket" "bookend-prune.service" "bookend-prune.timer");
+const USER: [Unit; 8] = units!("user/":
     "bookend@.service" "bookend@.timer" "bookend-recover.service" "bookend-report.service"
-    "bookend-monitor.service" "bookend-prune.service" "bookend-prune.timer");
+    "bookend-monitor.service" "bookend-monitor.socket" "bookend-prune.service" "bookend-prune.timer");
 
 /// Where the package installs the program, as the units name it.
 const PACKAGED: &str = "/usr/bin/bookend";

@@ -19,6 +19,14 @@ mod reader;
 #[cfg_attr(not(feature = "fleet"), allow(dead_code, reason = "only the reader fills these"))]
 mod rows;
 #[cfg(feature = "fleet")]
+mod password;
+#[cfg(feature = "fleet")]
+mod private_files;
+#[cfg(feature = "fleet")]
+mod service;
+#[cfg(feature = "fleet")]
+mod target;
+#[cfg(feature = "fleet")]
 mod tls;
 #[cfg(feature = "fleet")]
 mod url;

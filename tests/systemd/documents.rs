@@ -224,6 +224,8 @@ fn the_package_enables_the_monitor_once_and_an_upgrade_restarts_it() {
     assert!(m.holds("systemctl is-enabled -q bookend-recover && ! systemctl cat bookend-monitor"));
     install();
     assert_eq!(state(), "enabled active", "the upgrade brings it");
+    let socket = || m.exec(&["systemctl", "is-enabled", "bookend-monitor.socket"]).out;
+    assert_eq!(socket(), "disabled\n", "only a fleet needs it");
 
     let before = pid();
     m.task("one", "claude -p work --output-format stream-json --verbose", "");
@@ -245,8 +247,12 @@ fn the_package_enables_the_monitor_once_and_an_upgrade_restarts_it() {
     assert_eq!(state(), "disabled active");
     assert_ne!(pid(), before, "one that was started by hand is restarted too");
 
+    m.sh("systemctl stop bookend-monitor; systemctl enable -q --now bookend-monitor.socket");
+    m.sh("systemctl start bookend-monitor");
+    assert_eq!((state().as_str(), socket().as_str()), ("disabled active", "enabled\n"));
     dpkg("-r bookend");
     assert!(!m.holds("systemctl is-active -q bookend-monitor"));
+    assert!(!m.holds("systemctl is-active -q bookend-monitor.socket"));
     assert_eq!(m.sh("find /etc/systemd /run -name 'bookend*'"), "", "nothing stays enabled");
     install();
     assert_eq!(state(), "enabled active");

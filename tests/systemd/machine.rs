@@ -151,6 +151,12 @@ impl Machine {
         self.systemd_box(&["boot", "box"]);
     }
 
+    /// Shuts the machine down in order, and boots it with a new boot id.
+    pub fn shut_down_and_boot(&self) {
+        self.systemd_box(&["halt", "box"]);
+        self.systemd_box(&["boot", "box"]);
+    }
+
     /// The path of a file of the machine as seen from the host.
     pub fn file(&self, path: &str) -> PathBuf {
         let pid = self.systemd_box(&["pid", "box"]);

@@ -301,3 +301,26 @@ fn at_boot_agents_start_after_the_first_recovery_of_the_monitor() {
     ));
     assert_eq!(reports(&m, id).len(), 1);
 }
+
+/// A unit that stands for the network: it is stopped when the machine's addresses would go.
+const NETWORK: &str = "[Unit]\nWants=network.target\nBefore=network.target\n[Service]\nType=oneshot\n\
+    RemainAfterExit=yes\nExecStart=true\nExecStop=/bin/echo the network stops\n\
+    [Install]\nWantedBy=multi-user.target\n";
+
+#[test]
+fn a_shutdown_stops_agents_then_the_monitor_then_the_network_and_no_boot_waits_for_it() {
+    let test = "a_shutdown_stops_agents_then_the_monitor_then_the_network_and_no_boot_waits_for_it";
+    let Some(m) = Machine::new(test) else { return };
+    m.write("/etc/systemd/system/wires.service", NETWORK);
+    // Stops take a moment, so that a wrong order shows.
+    set(&m, "ExecStop=/bin/sh -c 'sleep 1; echo the monitor stops'");
+    let slow = "[Service]\nExecStopPost=\nExecStopPost=/bin/sh -c 'sleep 1; echo the agent stops'\n";
+    m.write("/etc/systemd/system/bookend@.service.d/no.conf", slow);
+    m.sh(&format!("systemctl daemon-reload; systemctl enable -q --now wires {UNIT}"));
+    working(&m);
+    m.shut_down_and_boot();
+    let stops = m.sh("journalctl -b -1 -o cat --no-pager -q | grep -E '^the (agent|monitor|network) stops'");
+    assert_eq!(stops, "the agent stops\nthe monitor stops\nthe network stops\n");
+    assert!(m.holds(&format!("systemctl is-active -q {UNIT}")), "the monitor runs");
+    assert!(!m.holds("systemctl is-active -q network-online.target"), "it waits for no network");
+}

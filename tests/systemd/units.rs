@@ -199,8 +199,9 @@ fn after_a_power_cut_recovery_runs_before_agents_and_nothing_is_resumed() {
 fn the_units_are_valid_and_hardened() {
     let Some(m) = Machine::new("the_units_are_valid_and_hardened") else { return };
     m.task("one", WORK, "");
-    let units = "bookend-recover.service bookend-report.service bookend-monitor.service bookend@one.service \
-                 bookend@one.timer bookend-prune.service bookend-prune.timer";
+    let units = "bookend-recover.service bookend-report.service bookend-monitor.service \
+                 bookend-monitor.socket bookend@one.service bookend@one.timer bookend-prune.service \
+                 bookend-prune.timer";
     let output =
         m.exec(&["sh", "-c", &format!("systemd-analyze verify --recursive-errors=one {units} 2>&1")]);
     assert_eq!((output.code, output.out.as_str()), (Some(0), ""));
