@@ -13,15 +13,15 @@ mod membership;
 #[cfg(not(feature = "fleet"))]
 mod no_reader;
 #[cfg(feature = "fleet")]
+mod password;
+#[cfg(feature = "fleet")]
+mod private_files;
+#[cfg(feature = "fleet")]
 mod queries;
 #[cfg(feature = "fleet")]
 mod reader;
 #[cfg_attr(not(feature = "fleet"), allow(dead_code, reason = "only the reader fills these"))]
 mod rows;
-#[cfg(feature = "fleet")]
-mod password;
-#[cfg(feature = "fleet")]
-mod private_files;
 #[cfg(feature = "fleet")]
 mod service;
 #[cfg(feature = "fleet")]
@@ -33,7 +33,7 @@ mod url;
 
 pub use self::membership::FleetMembership;
 #[cfg(not(feature = "fleet"))]
-pub use self::no_reader::FleetReader;
+pub use self::no_reader::AbsentReader as FleetReader;
 #[cfg(feature = "fleet")]
 pub use self::reader::FleetReader;
 pub use self::rows::{FleetAudit, FleetFinding, FleetHistory, FleetPage, FleetPlace};
