@@ -24,6 +24,7 @@ mod reader;
 mod rows;
 #[cfg(feature = "fleet")]
 mod service;
+pub mod socket;
 #[cfg(feature = "fleet")]
 mod target;
 #[cfg(feature = "fleet")]
