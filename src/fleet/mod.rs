@@ -10,8 +10,12 @@ mod connection;
 #[cfg(feature = "fleet")]
 mod error;
 mod membership;
+#[cfg(feature = "fleet")]
+mod migrate;
 #[cfg(not(feature = "fleet"))]
 mod no_reader;
+#[cfg(feature = "fleet")]
+mod node;
 #[cfg(feature = "fleet")]
 mod password;
 #[cfg(feature = "fleet")]
@@ -20,8 +24,12 @@ mod private_files;
 mod queries;
 #[cfg(feature = "fleet")]
 mod reader;
+#[cfg(feature = "fleet")]
+mod roles;
 #[cfg_attr(not(feature = "fleet"), allow(dead_code, reason = "only the reader fills these"))]
 mod rows;
+#[cfg(feature = "fleet")]
+mod schema;
 #[cfg(feature = "fleet")]
 mod service;
 pub mod socket;
@@ -43,5 +51,8 @@ pub use self::{
     argument::CallArgument,
     connection::{ConnectOptions, FleetConnection, FleetNotification, FleetNotifications, block_on},
     error::FleetError,
+    node::{FleetNode, NodeState},
+    roles::{HostRole, host_role},
+    schema::SCHEMA_VERSION,
     url::{DatabaseUrl, UrlError},
 };
