@@ -7,7 +7,9 @@
 #[allow(dead_code, unused_imports, reason = "shared with the other test binaries, which use more of it")]
 mod harness;
 
+mod commands;
 mod functions;
+mod passwords;
 mod pgbouncer;
 mod postgres;
 mod server;
