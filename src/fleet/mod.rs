@@ -1,5 +1,4 @@
 //! The fleet: many hosts whose tasks and keys meet in one PostgreSQL database. The client of that database.
-#![allow(dead_code, unused_imports, reason = "the monitor and the commands are being built on it")]
 
 #[cfg(feature = "fleet")]
 mod answer;
@@ -7,8 +6,10 @@ mod answer;
 mod argument;
 #[cfg(feature = "fleet")]
 mod connection;
+mod database_ledger;
 #[cfg(feature = "fleet")]
 mod error;
+#[cfg(feature = "fleet")]
 mod membership;
 #[cfg(feature = "fleet")]
 mod migrate;
@@ -32,14 +33,18 @@ mod tls;
 #[cfg(feature = "fleet")]
 mod url;
 
-pub use self::membership::{FleetMembership, is_database_url};
+#[cfg(feature = "fleet")]
+#[allow(unused_imports, reason = "for the orders and the keys of the fleet, which are being built")]
+pub use self::connection::{FleetNotification, FleetNotifications};
+pub use self::database_ledger::is_database_url;
 #[cfg(feature = "fleet")]
 pub use self::{
     argument::CallArgument,
-    connection::{ConnectOptions, FleetConnection, FleetNotification, FleetNotifications, block_on},
+    connection::{ConnectOptions, FleetConnection, block_on},
     error::FleetError,
+    membership::FleetMembership,
     node::{FleetNode, NodeState},
-    roles::{HostRole, host_role},
+    roles::host_role,
     schema::SCHEMA_VERSION,
     url::{DatabaseUrl, UrlError},
 };
