@@ -6,13 +6,13 @@ mod answer;
 mod argument;
 #[cfg(feature = "fleet")]
 mod connection;
-mod database_ledger;
 #[cfg(feature = "fleet")]
 mod error;
-#[cfg(feature = "fleet")]
 mod membership;
 #[cfg(feature = "fleet")]
 mod migrate;
+#[cfg(not(feature = "fleet"))]
+mod no_reader;
 #[cfg(feature = "fleet")]
 mod node;
 #[cfg(feature = "fleet")]
@@ -20,7 +20,13 @@ mod password;
 #[cfg(feature = "fleet")]
 mod private_files;
 #[cfg(feature = "fleet")]
+mod queries;
+#[cfg(feature = "fleet")]
+mod reader;
+#[cfg(feature = "fleet")]
 mod roles;
+#[cfg_attr(not(feature = "fleet"), allow(dead_code, reason = "only the reader fills these"))]
+mod rows;
 #[cfg(feature = "fleet")]
 mod schema;
 #[cfg(feature = "fleet")]
@@ -36,13 +42,17 @@ mod url;
 #[cfg(feature = "fleet")]
 #[allow(unused_imports, reason = "for the orders and the keys of the fleet, which are being built")]
 pub use self::connection::{FleetNotification, FleetNotifications};
-pub use self::database_ledger::is_database_url;
+pub use self::membership::FleetMembership;
+#[cfg(not(feature = "fleet"))]
+pub use self::no_reader::AbsentReader as FleetReader;
+#[cfg(feature = "fleet")]
+pub use self::reader::FleetReader;
+pub use self::rows::{FleetAudit, FleetFinding, FleetHistory, FleetPlace};
 #[cfg(feature = "fleet")]
 pub use self::{
     argument::CallArgument,
     connection::{ConnectOptions, FleetConnection, block_on},
     error::FleetError,
-    membership::FleetMembership,
     node::{FleetNode, NodeState},
     roles::host_role,
     schema::SCHEMA_VERSION,

@@ -9,8 +9,10 @@ mod harness;
 
 mod commands;
 mod functions;
+mod hosts;
 mod passwords;
 mod pgbouncer;
 mod postgres;
 mod server;
 mod sql_session;
+mod two_hosts;
