@@ -10,6 +10,8 @@ mod harness;
 mod commands;
 mod functions;
 mod hosts;
+mod keys;
+mod node;
 mod passwords;
 mod pgbouncer;
 mod postgres;
