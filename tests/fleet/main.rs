@@ -11,6 +11,7 @@ mod functions;
 mod hosts;
 mod pgbouncer;
 mod postgres;
+mod reading;
 mod server;
 mod sql_session;
 mod two_hosts;
