@@ -9,6 +9,8 @@ mod harness;
 
 mod functions;
 mod hosts;
+mod keys;
+mod node;
 mod pgbouncer;
 mod postgres;
 mod reading;
