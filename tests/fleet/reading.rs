@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::{End, Output, World};
+use crate::node::Node;
 use crate::postgres::Postgres;
 
 const JOIN: &str = include_str!("../../src/ledger/fleet/join.sql");
@@ -46,7 +47,8 @@ impl Site {
         let values: String = columns.iter().map(|(_, value)| format!(", {value}")).collect();
         self.postgres.psql(&format!(
             "INSERT INTO bookend.task_history
-                 (id, status, started_at, node, epoch, rev, published_at, host, agent, delivery_attempts{names})
+                 (id, status, started_at, node, epoch, rev, published_at, host, agent,
+                  delivery_attempts{names})
              SELECT '{id}', '{status}', {started}, n.id, 1, 1, now(), n.host, 'dev', 0{values}
              FROM bookend.node n WHERE n.id = '{node}'"
         ));
@@ -164,7 +166,8 @@ fn show_finds_a_task_of_this_host_first_and_then_one_of_the_fleet() {
     site.row(THERE, "ow-2", "success", TOMORROW, &[("replaces", "'ow-1'"), ("key", "'k'")]);
     site.row(GONE, "far", "running", HOUR_AGO, &[]);
     site.postgres.psql(&format!(
-        "INSERT INTO bookend.task_transition VALUES ('ow-1', 1, now(), NULL, 'running', NULL, 7, 'run', '{THERE}');
+        "INSERT INTO bookend.task_transition 
+         VALUES ('ow-1', 1, now(), NULL, 'running', NULL, 7, 'run', '{THERE}');
          INSERT INTO bookend.session_invalidation (node, key, session_id, task_id, reason, at)
          VALUES ('{THERE}', 'k', 's', 'ow-1', 'it failed', now())"
     ));
@@ -203,11 +206,13 @@ fn figures_are_those_of_a_ledger_with_the_same_rows() {
     let Some(site) = Site::new("figures_are_those_of_a_ledger_with_the_same_rows") else { return };
     site.world.write(
         "DELETE FROM fleet_dirty; DELETE FROM task_history;
-         INSERT INTO task_history (id, status, started_at, finished_at, agent, repo, key, model, cost_usd, duration_ms,
+         INSERT INTO task_history (id, status, started_at, finished_at, agent, repo, key, model, cost_usd,
+             duration_ms,
              turns, input_tokens, output_tokens, cache_read_tokens)
          WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 500)
          SELECT 't' || n, iif(n % 7, 'success', 'failure'),
-                strftime('%Y-%m-%dT%H:00:00.000Z', '2026-11-30', '-' || n || ' hours'), '2026-11-30T12:00:00.000Z',
+                strftime('%Y-%m-%dT%H:00:00.000Z', '2026-11-30', '-' || n || ' hours'),
+                '2026-11-30T12:00:00.000Z',
                 iif(n % 5, 'Agent ' || (n % 3), NULL), 'r' || (n % 2), iif(n % 11, 'k' || (n % 4), NULL), 'm',
                 CASE n WHEN 9 THEN 1e300 WHEN 10 THEN NULL ELSE n / 64.0 END, n * 17, n % 13, n, n * 2, NULL
          FROM n",
@@ -434,4 +439,41 @@ fn a_ledger_that_others_can_write_chooses_no_database() {
     assert_eq!(output.stdout.lines().count(), 1);
     mode("600");
     assert_eq!(site.ids(&[]).len(), 2);
+}
+
+#[test]
+fn each_of_two_ledgers_shows_the_tasks_of_both() {
+    let test = "each_of_two_ledgers_shows_the_tasks_of_both";
+    let Some(postgres) = Postgres::with_schema(test) else { return };
+    let nodes = ["a", "b"].map(|name| Node::start(&postgres, name));
+    let bookend = |node: &Node, words: &[&str]| {
+        let command = node.world.bare(["bookend"].iter().chain(words).copied());
+        let output = command.env("PGPASSFILE", postgres.password_file()).run().ended(End::Code(0)).silent();
+        output.stdout
+    };
+    let json = |node: &Node, words: &[&str]| -> Value {
+        serde_json::from_str(&bookend(node, &[words, &["--json"]].concat())).expect("JSON")
+    };
+    for (node, script) in nodes.iter().zip(["exit 0", "exit 3"]) {
+        let id = format!("on-{}", node.role);
+        node.world.run_sh(script).options(["--id", &id, "--key", &id]).run();
+    }
+    nodes.iter().for_each(Node::published);
+    for (node, other) in [(&nodes[0], "on-bookend_b"), (&nodes[1], "on-bookend_a")] {
+        let listed = json(node, &["list"]);
+        assert_eq!(listed["tasks"].as_array().map(Vec::len), Some(2), "{listed}");
+        let shown = json(node, &["show", other]);
+        assert_eq!((&shown["task"]["id"], &shown["task"]["argv"]), (&json!(other), &Value::Null), "{shown}");
+        assert_eq!(shown["transitions"].as_array().map(Vec::len), Some(2), "{shown}");
+        let total = &json(node, &["stats"])["total"];
+        assert_eq!((&total["runs"], &total["failure"]), (&json!(2), &json!(1)), "{total}");
+    }
+    // The same columns, whether a row comes from its ledger or from the database.
+    let [own, published] =
+        [&nodes[0], &nodes[1]].map(|node| json(node, &["show", "on-bookend_a"])["task"].clone());
+    for (name, value) in own.as_object().expect("a task") {
+        let is_withheld = published[name].is_null();
+        assert!(is_withheld || published[name] == *value, "{name}: {value} and {}", published[name]);
+    }
+    assert!(["status", "started_at", "key", "host", "cpu_ms"].iter().all(|name| !published[name].is_null()));
 }
