@@ -136,6 +136,44 @@ fn a_monitor_that_is_killed_after_the_grant_leaves_no_claim_and_starts_nothing_t
 }
 
 #[test]
+#[cfg(feature = "failpoints")]
+fn a_monitor_that_is_killed_at_a_release_releases_the_key_when_it_starts_again() {
+    let test = "a_monitor_that_is_killed_at_a_release_releases_the_key_when_it_starts_again";
+    let Some(postgres) = fleet(test) else { return };
+    let (mut a, b) = (Node::join(&postgres, "a"), Node::start(&postgres, "b"));
+    a.start_monitor(&[("BOOKEND_FAILPOINT", "hub.releasing:kill")]);
+    a.monitor().service.until("publishing to");
+    let run = a.keyed("k", "true").options(["--id", "t"]).env("BOOKEND_FAILPOINT", "run.granted:kill").run();
+    assert_eq!(run.end, End::Signal(9));
+    eventually(a.world.deadline(), "the end of the monitor", || a.monitor().has_exited());
+    assert_eq!(claims(&postgres), "k|t");
+    b.keyed("k", "true").run().ended(End::Code(75));
+    a.start_monitor(&[]);
+    until_claims(&a, &postgres, "");
+    b.keyed("k", "true").run().ended(End::Code(0)).silent();
+}
+
+#[test]
+fn a_key_whose_host_is_unreachable_stays_busy_and_the_message_says_so() {
+    let test = "a_key_whose_host_is_unreachable_stays_busy_and_the_message_says_so";
+    let Some(postgres) = fleet(test) else { return };
+    let (mut a, b) = (Node::start(&postgres, "a"), Node::start(&postgres, "b"));
+    let holder = Holder::start(&a, "t1");
+    a.kill_monitor();
+    eventually(b.world.deadline(), "a host that is unreachable", || {
+        let refused = b.keyed("k", "true").run().ended(End::Code(75));
+        let says = |part| refused.stderr.contains(part);
+        says(", unreachable since 20")
+            && says("the key is free once its machine is back")
+            && says("declare-lost")
+    });
+    holder.end();
+    b.keyed("k", "true").run().ended(End::Code(75));
+    a.start_monitor(&[]);
+    until_claims(&a, &postgres, "");
+}
+
+#[test]
 fn a_monitor_that_starts_again_keeps_the_keys_of_tasks_and_releases_others() {
     let test = "a_monitor_that_starts_again_keeps_the_keys_of_tasks_and_releases_others";
     let Some(postgres) = fleet(test) else { return };
