@@ -282,8 +282,8 @@ CREATE TABLE bookend.watcher (
 ) WITH (fillfactor = 20);
 INSERT INTO bookend.watcher (seen_at) VALUES ('-infinity');
 
--- Helpers. Only `shown` and `patience` are for everyone, since the view uses one: they are parsed now, so that
--- the search_path of a caller does not matter.
+-- Helpers. Only `shown` and `patience` are for everyone, since the view uses one: they are parsed now, so
+-- that the search_path of a caller does not matter.
 
 -- A time as the answers have it.
 CREATE FUNCTION bookend.shown(t timestamptz) RETURNS text
