@@ -73,7 +73,12 @@ fn keyed_run(bench: &Bench, here: &Member) -> Figure {
     time(&mut command(&here.world, &KEYED));
     let (ours, theirs) = (|| installed(&here.world, &KEYED), || installed(&alone, &KEYED));
     let pairs = rounds_in_turns(bench.pairs(200, 40), ours, theirs, time);
-    Figure::new("a keyed run in a fleet", "without a fleet", Some(1.4), Measured::beside("ms", &pairs, ROUNDS))
+    Figure::new(
+        "a keyed run in a fleet",
+        "without a fleet",
+        Some(1.4),
+        Measured::beside("ms", &pairs, ROUNDS),
+    )
 }
 
 /// Many runs of one host wait for a key that the other one holds.
@@ -198,7 +203,8 @@ impl Client {
             "schema": 1, "version": "1.0.0", "host": format!("h{number}"), "machine_id": "machine",
             "ledger_id": "ledger", "boot_id": "boot", "ledger_file": "8:1",
         });
-        let answer = session.json(&format!("SELECT bookend.register('{node}', '{facts}', '{instance}', NULL)"));
+        let answer =
+            session.json(&format!("SELECT bookend.register('{node}', '{facts}', '{instance}', NULL)"));
         assert_eq!(answer["state"], "ok", "{answer}");
         Client { session, node, task: format!("t{number}") }
     }
