@@ -158,8 +158,8 @@ impl<'a> Publication<'a> {
         Ok(())
     }
 
-    /// Sends tasks, and returns the numbers of the changes that need not be sent again. The `outlived` keys are
-    /// not freed.
+    /// Sends tasks, and returns the numbers of the changes that need not be sent again. The `outlived` keys
+    /// are not freed.
     async fn send(
         &mut self,
         entries: Vec<Value>,
