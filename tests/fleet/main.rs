@@ -8,7 +8,9 @@
 mod harness;
 
 mod functions;
+mod node;
 mod pgbouncer;
 mod postgres;
+mod publishing;
 mod server;
 mod sql_session;
