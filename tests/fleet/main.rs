@@ -8,9 +8,11 @@
 mod harness;
 
 mod functions;
+mod hosts;
 mod node;
 mod pgbouncer;
 mod postgres;
 mod publishing;
 mod server;
 mod sql_session;
+mod two_hosts;
