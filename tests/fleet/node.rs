@@ -89,3 +89,8 @@ impl Node {
         });
     }
 }
+
+/// The claims in the database, as `key|task` lines.
+pub fn claims(postgres: &Postgres) -> String {
+    postgres.psql("SELECT key, task_id FROM bookend.claim ORDER BY key")
+}

@@ -18,7 +18,7 @@ use super::rows_watch::RowsWatch;
 use crate::error::chain;
 use crate::failpoint;
 use crate::ledger::{DirtyTask, LedgerError, UnpublishedTask};
-use crate::task::TaskId;
+use crate::task::{Key, TaskId};
 
 const PUBLISH: &str = "SELECT bookend.publish($1, $2, $3, $4)";
 
@@ -137,7 +137,7 @@ impl<'a> Publication<'a> {
     async fn publish(&mut self, dirty: &[DirtyTask]) -> Result<(), HubError> {
         for batch in dirty.chunks(BATCH) {
             let tasks = self.node.ledger.borrow().publication(batch)?;
-            let mut done: Vec<i64> = gone(batch, &tasks);
+            self.note_published(&gone(batch, &tasks)).await?;
             let with_commands = self.registration.settings.publish_argv;
             let (mut entries, mut bytes) = (Vec::new(), 0);
             for task in &tasks {
@@ -145,21 +145,20 @@ impl<'a> Publication<'a> {
                 bytes += entry.to_string().len();
                 entries.push(entry);
                 if bytes > BATCH_BYTES {
-                    done.extend(self.send(std::mem::take(&mut entries), batch).await?);
+                    self.send(std::mem::take(&mut entries), batch).await?;
                     bytes = 0;
                 }
             }
             if !entries.is_empty() {
-                done.extend(self.send(entries, batch).await?);
+                self.send(entries, batch).await?;
             }
-            failpoint::reached("hub.sent");
-            self.note_published(&done).await?;
         }
         Ok(())
     }
 
+    /// Notes that these changes need not be sent again.
     async fn note_published(&self, revs: &[i64]) -> Result<(), HubError> {
-        loop {
+        while !revs.is_empty() {
             let noted = self.node.ledger.borrow_mut().published(revs);
             match noted {
                 Err(e @ LedgerError::Busy { .. }) => debug!("{}", chain(&e)),
@@ -167,18 +166,26 @@ impl<'a> Publication<'a> {
             }
             sleep(LOCKED).await;
         }
+        Ok(())
     }
 
-    /// Sends tasks, and returns the numbers of the changes that need not be sent again.
-    async fn send(&mut self, entries: Vec<Value>, batch: &[DirtyTask]) -> Result<Vec<i64>, HubError> {
-        let arguments = [Value::Array(entries).into(), Vec::<String>::new().into()];
+    /// Sends tasks, in one call.
+    async fn send(&mut self, entries: Vec<Value>, batch: &[DirtyTask]) -> Result<(), HubError> {
+        let kept: Vec<String> =
+            self.node.claims.borrow_mut().keys_to_keep().iter().map(Key::to_string).collect();
+        let arguments = [Value::Array(entries).into(), kept.into()];
         let answer: PublishAnswer = self.registration.call(PUBLISH, arguments).await?;
         for row in &answer.rows {
             if let Some(task) = batch.iter().find(|d| d.rev == row.rev) {
                 self.note(task, row);
             }
         }
-        Ok(answer.rows.iter().map(|row| row.rev).collect())
+        failpoint::reached("hub.sent");
+        let revs: Vec<i64> = answer.rows.iter().map(|row| row.rev).collect();
+        self.note_published(&revs).await?;
+        self.node.claims.borrow_mut().published();
+        self.node.claims_changed.notify_one();
+        Ok(())
     }
 
     fn note(&mut self, task: &DirtyTask, row: &PublishedRow) {
