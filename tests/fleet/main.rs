@@ -19,6 +19,7 @@ mod oracle;
 mod passwords;
 mod pgbouncer;
 mod postgres;
+mod publishing;
 mod reading;
 mod server;
 mod sql_session;
