@@ -1,5 +1,5 @@
-//! A fleet beside a ledger of its own: runs under a key, many clients on few keys, many waiting runs, how soon
-//! rows are published, and `list` of a long history. Everything on one machine, with fsync.
+//! A fleet beside a ledger without one: runs under a key, many clients on few keys, many waiting runs, how
+//! soon rows are published, and `list` of a long history. Everything on one machine, with fsync.
 
 use std::path::PathBuf;
 use std::process::{Child, Command};

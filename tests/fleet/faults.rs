@@ -1,4 +1,4 @@
-//! The fault matrix: each part of a fleet × each fault, while two hosts keep starting runs, with and without keys.
+//! The fault matrix: each part of a fleet × each fault, while two hosts start runs, with and without keys.
 //!
 //! The test runs a few cells. `BOOKEND_FLEET_FAULTS=all` runs all of them, `=PART/PARTS` a part of them, and
 //! any other text those whose names contain it. `just fleet-faults` and `.ci/run` set it.
@@ -449,12 +449,14 @@ fn the_oracle_finds_what_is_broken_on_purpose() {
     arena.database.psql(
         "CREATE OR REPLACE FUNCTION bookend.take(
              p_node uuid, p_epoch bigint, p_key text, p_task text, p_slot bigint, p_wait boolean)
-         RETURNS jsonb LANGUAGE sql SECURITY DEFINER AS $$ SELECT jsonb_build_object('state', 'granted', 'session_lost', false) $$",
+         RETURNS jsonb LANGUAGE sql SECURITY DEFINER AS
+             $$ SELECT jsonb_build_object('state', 'granted', 'session_lost', false) $$",
     );
     Load::around(&arena, 1, || pause(BEFORE + AFTER), || {});
     arena.rest();
     arena.database.psql(
-        "UPDATE bookend.task_history SET cost_usd = 7 WHERE id = (SELECT min(id) FROM bookend.task_history);
+        "UPDATE bookend.task_history SET cost_usd = 7
+             WHERE id = (SELECT min(id) FROM bookend.task_history);
          INSERT INTO bookend.task_transition (task_id, n, at, to_status)
              SELECT max(id), 99, now(), 'failure' FROM bookend.task_history;
          INSERT INTO bookend.claim (key, task_id, node, epoch)

@@ -186,8 +186,8 @@ impl<'w> Host<'w> {
         host.booted()
     }
 
-    /// Another host with a copy of this one's disk and the same host name, started beside it: a cloned virtual
-    /// machine.
+    /// Another host with a copy of this one's disk and the same host name, started beside it, as a cloned
+    /// virtual machine.
     pub fn clone_of(original: &Host<'w>, name: &str) -> Host<'w> {
         let copy = Host {
             name: name.to_owned(),
