@@ -82,6 +82,9 @@ fn text(pruned: &PruneSummary, options: &PruneOptions, spooled: usize, path: &st
         text +=
             &format!("{} kept: --on-finish or a recovery report is due\n", tasks(pruned.kept_undelivered));
     }
+    if pruned.kept_unpublished > 0 {
+        text += &format!("{} kept: not yet published to the fleet\n", tasks(pruned.kept_unpublished));
+    }
     match spooled {
         0 => {}
         1 => text += "1 end waits in the spool: its task is not counted\n",
@@ -113,6 +116,7 @@ fn json(pruned: &PruneSummary, dry: bool) -> String {
         "kept_late": pruned.kept_late,
         "kept_for_session": pruned.kept_for_session,
         "kept_undelivered": pruned.kept_undelivered,
+        "kept_unpublished": pruned.kept_unpublished,
         "longest_hold_ms": pruned.longest_hold.as_secs_f64() * 1e3,
     });
     format!("{report}\n")

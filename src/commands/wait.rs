@@ -213,7 +213,10 @@ fn may_end(event: &LedgerEvent, id: &TaskId) -> bool {
             ended == id
         }
         LedgerEvent::Overflow | LedgerEvent::SpoolReplaced => true,
-        LedgerEvent::SupervisorClosed(_) | LedgerEvent::RowsChanged | LedgerEvent::LedgerReplaced => false,
+        LedgerEvent::SupervisorClosed(_)
+        | LedgerEvent::RowsChanged
+        | LedgerEvent::MembershipChanged
+        | LedgerEvent::LedgerReplaced => false,
     }
 }
 

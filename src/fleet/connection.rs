@@ -1,5 +1,6 @@
 //! One connection to the fleet's database, with a deadline for everything that it is asked.
 
+use std::error::Error as _;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::time::Duration;
@@ -14,8 +15,10 @@ use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Row};
 use super::answer;
 use super::argument::CallArgument;
 use super::error::FleetError;
+use super::password::PasswordLookup;
+use super::target::DatabaseTarget;
 use super::tls;
-use super::url::{DatabaseHost, DatabaseUrl, Encryption};
+use super::url::{DatabaseHost, DatabaseUrl, Encryption, UrlError};
 
 /// How to connect.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +41,7 @@ impl Default for ConnectOptions {
 pub struct FleetConnection {
     client: Client,
     server: String,
+    user: String,
     call_timeout: Duration,
     notifications: UnboundedReceiver<FleetNotification>,
 }
@@ -53,21 +57,21 @@ pub struct FleetNotification {
 }
 
 impl FleetConnection {
-    /// Connects to the first host of the URL that accepts writing.
+    /// Connects to the first host of the URL that answers and accepts writing.
     pub async fn connect(url: &DatabaseUrl, options: ConnectOptions) -> Result<FleetConnection, FleetError> {
-        let servers: Vec<String> = url.address.hosts.iter().map(ToString::to_string).collect();
-        let connecting = async {
-            let mut last = None;
-            for host in &url.address.hosts {
-                match connect_to(host, url, options.call_timeout).await {
-                    Ok(connection) => return Ok(connection),
-                    Err(e) => last = Some(e),
-                }
+        let target = DatabaseTarget::of(url)?;
+        // A host that does not answer leaves the others their share of the time.
+        let within = options.timeout / u32::try_from(target.hosts.len()).unwrap_or(u32::MAX);
+        let mut connected = Err(FleetError::from(UrlError::NoHost));
+        for host in &target.hosts {
+            let silent = |_| FleetError::Silent { server: host.to_string(), within };
+            let connecting = connect_to(host, &target, options.call_timeout);
+            connected = timeout(within, connecting).await.map_err(silent).flatten();
+            if !connected.as_ref().is_err_and(FleetError::is_away) {
+                break;
             }
-            Err(last.unwrap_or(FleetError::Url(super::url::UrlError::NoHost)))
-        };
-        let silent = || FleetError::Silent { server: servers.join(", "), within: options.timeout };
-        let connection = timeout(options.timeout, connecting).await.map_err(|_| silent())??;
+        }
+        let connection = connected?;
         for channel in options.listen {
             connection.execute(&format!("LISTEN {channel}")).await?;
         }
@@ -117,6 +121,11 @@ impl FleetConnection {
         &self.server
     }
 
+    /// As whom it connected. A pooler may have made another user of it.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
     async fn query(&self, sql: &str, arguments: &[CallArgument]) -> Result<Vec<Row>, FleetError> {
         let typed: Vec<_> = arguments.iter().map(CallArgument::typed).collect();
         self.within(self.client.query_typed(sql, &typed)).await
@@ -147,39 +156,49 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> io::Result<T> {
 
 async fn connect_to(
     host: &DatabaseHost,
-    url: &DatabaseUrl,
+    target: &DatabaseTarget,
     call_timeout: Duration,
 ) -> Result<FleetConnection, FleetError> {
     let server = host.to_string();
-    let failed = |e| FleetError::of_connecting(&server, e);
-    let default = if host.is_socket() { Encryption::Disable } else { Encryption::VerifyFull };
-    let encryption = url.address.encryption.filter(|_| !host.is_socket()).unwrap_or(default);
-    let config = configuration(host, url, encryption);
-    let (notify, notifications) = unbounded_channel();
-    let client = match tls::connector(encryption, url.address.root_certificate.as_ref())? {
-        Some(tls) => started(config.connect(tls).await.map_err(failed)?, notify),
-        None => started(config.connect(NoTls).await.map_err(failed)?, notify),
+    let encryption = target.encryption(host);
+    let mut config = configuration(host, target, encryption);
+    let missing = match target.password(host) {
+        PasswordLookup::Password(password) => {
+            config.password(password);
+            None
+        }
+        PasswordLookup::None(missing) => Some(missing),
     };
-    Ok(FleetConnection { client, server, call_timeout, notifications })
+    let (notify, notifications) = unbounded_channel();
+    let started = match tls::connector(encryption, target.root_certificate.as_ref())? {
+        Some(tls) => config.connect(tls).await.map(|connected| started(connected, notify)),
+        None => config.connect(NoTls).await.map(|connected| started(connected, notify)),
+    };
+    let client = started.map_err(|e| match missing {
+        Some(missing) if asks_for_a_password(&e) => FleetError::Password(missing),
+        _ => FleetError::of_connecting(&server, e),
+    })?;
+    let user = target.user.clone();
+    Ok(FleetConnection { client, server, user, call_timeout, notifications })
 }
 
-fn configuration(host: &DatabaseHost, url: &DatabaseUrl, encryption: Encryption) -> Config {
+/// The client says so in words only, when the server asks and the configuration has none.
+fn asks_for_a_password(error: &tokio_postgres::Error) -> bool {
+    error.source().is_some_and(|cause| cause.to_string() == "password missing")
+}
+
+fn configuration(host: &DatabaseHost, target: &DatabaseTarget, encryption: Encryption) -> Config {
     let mut config = Config::new();
-    config.host(&host.name).port(host.port).application_name("bookend");
+    config.host(&host.name).port(host.port).user(&target.user).dbname(&target.database);
+    config.application_name("bookend");
     config.ssl_mode(if encryption == Encryption::Disable { SslMode::Disable } else { SslMode::Require });
-    if url.address.hosts.len() > 1 {
+    if target.hosts.len() > 1 {
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
     }
-    // A host that vanished is noticed within about a minute, as a connection that does not answer is.
+    // Without these, the connection to a host that vanished would wait for two hours.
     let seconds = Duration::from_secs;
     config.keepalives_idle(seconds(20)).keepalives_interval(seconds(10)).keepalives_retries(3);
     config.tcp_user_timeout(seconds(30));
-    if let Some(database) = &url.address.database {
-        config.dbname(database);
-    }
-    if let Some(user) = &url.address.user {
-        config.user(user);
-    }
     config
 }
 

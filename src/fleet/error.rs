@@ -1,11 +1,14 @@
 //! The errors of the fleet's database: what failed, on which server, and what the user can do.
 
 use std::error::Error as StdError;
+use std::io;
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio_postgres::error::{DbError, SqlState};
 
+use super::password::PasswordError;
+use super::service::ServiceError;
 use super::tls::TlsError;
 use super::url::UrlError;
 use crate::error::Error;
@@ -16,10 +19,17 @@ pub enum FleetError {
     #[error(transparent)]
     Url(#[from] UrlError),
     #[error(transparent)]
+    Service(#[from] ServiceError),
+    #[error(transparent)]
+    Password(#[from] PasswordError),
+    #[error(transparent)]
     Tls(#[from] TlsError),
     /// Nothing answers, or the connection broke. Trying again may help.
     #[error("PostgreSQL at {server} is not reachable")]
     Away { server: String, source: Box<dyn StdError + Send + Sync> },
+    /// The server's certificate is not valid for its host name, or the server has no TLS.
+    #[error("no secure connection to PostgreSQL at {server}")]
+    Untrusted { server: String, source: Box<dyn StdError + Send + Sync> },
     #[error("PostgreSQL at {server} did not answer within {}", humantime::format_duration(*.within))]
     Silent { server: String, within: Duration },
     /// The server refused the user, the password or the database.
@@ -46,7 +56,7 @@ pub enum FleetError {
     #[error("unexpected answer from PostgreSQL")]
     Answer(#[source] Box<dyn StdError + Send + Sync>),
     #[error("starting the client of PostgreSQL failed")]
-    Client(#[from] std::io::Error),
+    Client(#[from] io::Error),
 }
 
 impl FleetError {
@@ -59,6 +69,8 @@ impl FleetError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             FleetError::Url(e) => return e.hint(),
+            FleetError::Service(ServiceError::Setting { source, .. }) => return source.hint(),
+            FleetError::Service(ServiceError::File(e)) | FleetError::Password(e) => return e.hint(),
             FleetError::Tls(e) => return e.hint(),
             FleetError::Restored { .. } => "bookend fleet join --new-node",
             FleetError::Denied { source, .. } if is_missing(source) => {
@@ -75,6 +87,7 @@ impl FleetError {
         match database_error(&error) {
             Some(source) if is_temporary(&source) => FleetError::Away { server, source },
             Some(source) => FleetError::Refused { server, source },
+            None if is_untrusted(&error) => FleetError::Untrusted { server, source: Box::new(error) },
             None => FleetError::Away { server, source: Box::new(error) },
         }
     }
@@ -111,6 +124,13 @@ impl From<FleetError> for Error {
             None => error,
         }
     }
+}
+
+/// The handshake failed at what the server showed, not at the network.
+fn is_untrusted(error: &tokio_postgres::Error) -> bool {
+    let Some(cause) = error.source() else { return false };
+    let of_tls = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    of_tls.is_some_and(|e| e.is::<rustls::Error>()) || cause.to_string() == "server does not support TLS"
 }
 
 fn database_error(error: &tokio_postgres::Error) -> Option<Box<DbError>> {

@@ -11,6 +11,14 @@ mod connection;
 mod error;
 mod membership;
 #[cfg(feature = "fleet")]
+mod password;
+#[cfg(feature = "fleet")]
+mod private_files;
+#[cfg(feature = "fleet")]
+mod service;
+#[cfg(feature = "fleet")]
+mod target;
+#[cfg(feature = "fleet")]
 mod tls;
 #[cfg(feature = "fleet")]
 mod url;

@@ -52,6 +52,8 @@ pub enum UrlError {
     NoDatabase,
     #[error("the URL of the database names no host")]
     NoHost,
+    #[error("the URL of the database names no user, and this uid has no name")]
+    NoUser,
     #[error("invalid host or port in the URL of the database")]
     Host,
     #[error("the URL of the database holds a % that does not escape a character")]
@@ -62,6 +64,8 @@ pub enum UrlError {
     Encryption(String),
     #[error("sslrootcert={0} is not an absolute path")]
     RootCertificate(String),
+    #[error("sslrootcert has no effect with sslmode=require, which does not check the certificate")]
+    UnusedCertificate,
 }
 
 pub(super) const DEFAULT_PORT: u16 = 5432;
@@ -125,6 +129,7 @@ impl DatabaseAddress {
             "user" => self.user = Some(value.to_owned()),
             "dbname" => self.database = Some(value.to_owned()),
             "sslmode" => self.encryption = Some(Encryption::parse(value)?),
+            "sslrootcert" if value == "system" => self.root_certificate = None,
             "sslrootcert" if value.starts_with('/') => self.root_certificate = Some(value.into()),
             "sslrootcert" => return Err(UrlError::RootCertificate(value.to_owned())),
             "password" | "sslpassword" => return Err(UrlError::Password),
@@ -166,9 +171,11 @@ impl UrlError {
     /// What the user can do.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            UrlError::Scheme | UrlError::NoHost | UrlError::NoDatabase | UrlError::Host => {
-                "write it like postgres://bookend_HOST@db.example.org/bookend"
-            }
+            UrlError::Scheme
+            | UrlError::NoHost
+            | UrlError::NoUser
+            | UrlError::NoDatabase
+            | UrlError::Host => "write it like postgres://bookend_HOST@db.example.org/bookend",
             UrlError::Password => {
                 "write the password to ~/.pgpass, in a line like \
                  db.example.org:5432:bookend:bookend_HOST:PASSWORD"
@@ -179,7 +186,8 @@ impl UrlError {
                 "write verify-full, which is the default, or require, which does not check who answers, \
                  or disable"
             }
-            UrlError::RootCertificate(_) => return None,
+            UrlError::RootCertificate(_) => "write the path from the root, or system",
+            UrlError::UnusedCertificate => "write sslmode=verify-full, or leave sslrootcert out",
         };
         Some(hint.to_owned())
     }
@@ -213,4 +221,64 @@ fn host(text: &str) -> Result<DatabaseHost, UrlError> {
         .filter(|name| !name.is_empty())
         .map(|name| DatabaseHost { name, port })
         .ok_or(UrlError::Host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_says_where_the_database_is() {
+        let url = DatabaseUrl::parse(
+            "postgresql://host%40a@db1,db2:5433,[::1]/fle%20et?sslrootcert=/etc/ca.pem&sslmode=verify-full",
+        )
+        .expect("a URL");
+        let hosts: Vec<_> = url.address.hosts.iter().map(ToString::to_string).collect();
+        assert_eq!(hosts, ["db1:5432", "db2:5433", "[::1]:5432"]);
+        assert_eq!(url.address.user.as_deref(), Some("host@a"));
+        assert_eq!(url.address.database.as_deref(), Some("fle et"));
+        assert_eq!(url.address.root_certificate, Some("/etc/ca.pem".into()));
+        assert_eq!(url.address.encryption, Some(Encryption::VerifyFull));
+    }
+
+    #[test]
+    fn a_unix_socket_is_the_host_in_both_forms() {
+        for url in ["postgres://%2Frun%2Fpg:5433/x", "postgres:///x?host=/run/pg&port=5433"] {
+            let url = DatabaseUrl::parse(url).expect("a URL");
+            assert_eq!(url.address.hosts[0].to_string(), "/run/pg/.s.PGSQL.5433");
+            assert!(url.address.hosts[0].is_socket());
+        }
+    }
+
+    #[test]
+    fn a_password_is_refused_wherever_it_is_written_and_not_repeated() {
+        let written = [
+            "postgres://a:secret@db/x",
+            "postgres://a:@db/x",
+            "postgres://a@db/x?password=secret",
+            "postgres://a:se%63ret@db/x?user=b",
+            "postgres://db/x?sslpassword=secret",
+        ];
+        for url in written {
+            let error = DatabaseUrl::parse(url).expect_err("a refusal");
+            assert_eq!(error, UrlError::Password, "{url}");
+            let shown = format!("{error} {:?} {error:?}", error.hint());
+            assert!(!shown.contains("secret"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_url_that_bookend_cannot_obey_is_refused() {
+        let refused = |url: &str| DatabaseUrl::parse(url).expect_err(url);
+        assert_eq!(refused("mysql://db/x"), UrlError::Scheme);
+        assert_eq!(refused("postgres:///x"), UrlError::NoHost);
+        assert_eq!(refused("postgres://db"), UrlError::NoDatabase);
+        assert_eq!(refused("postgres://db:99999/x"), UrlError::Host);
+        assert_eq!(refused("postgres://[::1/x"), UrlError::Host);
+        assert_eq!(refused("postgres://d%zz/x"), UrlError::Escape);
+        assert_eq!(refused("postgres://d%00/x"), UrlError::Escape);
+        assert_eq!(refused("postgres://db/x?options=-csearch_path=evil"), UrlError::Option("options".into()));
+        assert_eq!(refused("postgres://db/x?sslmode=prefer"), UrlError::Encryption("prefer".into()));
+        assert_eq!(refused("postgres://db/x?sslrootcert=ca.pem"), UrlError::RootCertificate("ca.pem".into()));
+    }
 }

@@ -32,14 +32,20 @@ pub const SQLITE: &str = match rusqlite::ffi::SQLITE_VERSION.to_str() {
     Err(_) => "of unknown version",
 };
 
+/// A ledger file that is open, and what it says about itself.
+pub struct OpenedLedger {
+    pub conn: Connection,
+    pub dialect: Arc<Dialect>,
+    pub fleet: Option<String>,
+    pub budget: CpuBudget,
+}
+
 /// A ledger file that is open for writing.
 pub struct OpenedForWriting {
-    pub conn: Connection,
+    pub opened: OpenedLedger,
     pub log: WriteAheadLog,
-    pub dialect: Arc<Dialect>,
     /// Other users could write to one of its files until it was made private just now.
     pub was_shared: Option<Distrust>,
-    pub budget: CpuBudget,
 }
 
 /// Opens the ledger for writing; creates or migrates it where necessary.
@@ -73,8 +79,8 @@ pub fn read_write(at: &Location) -> Result<OpenedForWriting> {
         // No limit: values of another program are copied when a row changes, however long they are.
         false => CpuBudget::default(),
     };
-    let adopted = match schema::identify(&conn, file)? {
-        FileContents::Ledger { version, adopted } => {
+    let (adopted, fleet) = match schema::identify(&conn, file)? {
+        FileContents::Ledger { version, adopted, fleet } => {
             schema::refuse_newer(file, version)?;
             limits::allow_views(&conn).map_err(set_up)?;
             if version < VERSION {
@@ -82,7 +88,7 @@ pub fn read_write(at: &Location) -> Result<OpenedForWriting> {
                 let _lock = LiveFile::open(&lock_path)?.hold_for_migration(&lock_path, file)?;
                 schema::migrate(&mut conn, file)?;
             }
-            adopted
+            (adopted, fleet)
         }
         FileContents::Empty | FileContents::Foreign => return Err(foreign(file)),
     };
@@ -100,7 +106,7 @@ pub fn read_write(at: &Location) -> Result<OpenedForWriting> {
         }
     }
     let log = WriteAheadLog::keep(&mut conn, file, log_meta.as_ref().map(|m| m.ino()))?;
-    Ok(OpenedForWriting { conn, log, dialect, was_shared, budget })
+    Ok(OpenedForWriting { opened: OpenedLedger { conn, dialect, fleet, budget }, log, was_shared })
 }
 
 /// The user that must own a ledger that is opened for reading.
@@ -112,10 +118,7 @@ pub enum RequiredOwner {
 }
 
 /// Opens the ledger for reading; creates and changes nothing. `None`: it does not exist.
-pub fn read_only(
-    at: &Location,
-    whose: RequiredOwner,
-) -> Result<Option<(Connection, Arc<Dialect>, CpuBudget)>> {
+pub fn read_only(at: &Location, whose: RequiredOwner) -> Result<Option<OpenedLedger>> {
     check_sqlite()?;
     let file = at.file.as_path();
     let Some(meta) = file_check::check_type(file)?.filter(|m| m.len() > 0) else { return Ok(None) };
@@ -138,7 +141,7 @@ pub fn read_only(
     };
     let budget = budget.map_err(|e| database_error("setting up the connection", file, e))?;
     match schema::identify(&conn, file)? {
-        FileContents::Ledger { version, adopted } => {
+        FileContents::Ledger { version, adopted, fleet } => {
             let dialect = Arc::new(adopted.unwrap_or_default());
             dialect::register(&conn, &dialect)
                 .map_err(|e| database_error("setting up the connection", file, e))?;
@@ -146,7 +149,7 @@ pub fn read_only(
             if version < VERSION {
                 return Err(LedgerError::Older { path: file.to_owned(), ledger: version, program: VERSION });
             }
-            Ok(Some((conn, dialect, budget)))
+            Ok(Some(OpenedLedger { conn, dialect, fleet, budget }))
         }
         FileContents::Empty => Ok(None),
         FileContents::Foreign => Err(foreign(file)),

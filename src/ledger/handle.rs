@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::busy;
-use super::connect::FEW_PAGES;
+use super::connect::{FEW_PAGES, OpenedLedger};
 use super::dialect::Dialect;
 use super::error::{LedgerError, Result};
 use super::limits::CpuBudget;
@@ -34,18 +34,16 @@ pub struct Ledger {
     pub(super) at: Location,
     pub(super) live: LiveLocks,
     pub(super) spool_dir: PathBuf,
+    /// The fleet that it is in, as text that this module does not read.
+    pub(super) fleet: Option<String>,
     /// Other users could write to the ledger when it was opened.
     pub(super) was_shared: Option<Distrust>,
     pub(super) budget: CpuBudget,
 }
 
 impl Ledger {
-    pub(super) fn over(
-        opened: (Connection, Arc<Dialect>, CpuBudget),
-        log: WriteAheadLog,
-        at: &Location,
-    ) -> Ledger {
-        let (conn, dialect, budget) = opened;
+    pub(super) fn over(opened: OpenedLedger, log: WriteAheadLog, at: &Location) -> Ledger {
+        let OpenedLedger { conn, dialect, fleet, budget } = opened;
         let private = at.private_dir();
         Ledger {
             conn,
@@ -54,6 +52,7 @@ impl Ledger {
             at: at.clone(),
             live: LiveLocks::at(private.join("live")),
             spool_dir: private.join("spool"),
+            fleet,
             was_shared: None,
             budget,
         }

@@ -21,6 +21,7 @@ mod error;
 mod file_check;
 mod files;
 mod filter;
+mod fleet;
 mod followups;
 mod handle;
 mod limits;

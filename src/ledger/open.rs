@@ -26,7 +26,7 @@ impl Ledger {
 
     fn open_for_writing(at: &Location) -> Result<(Ledger, Vec<MergedRecord>)> {
         let opened = connect::read_write(at)?;
-        let mut ledger = Ledger::over((opened.conn, opened.dialect, opened.budget), opened.log, at);
+        let mut ledger = Ledger::over(opened.opened, opened.log, at);
         ledger.was_shared = opened.was_shared;
         failpoint::hit("open.ready").map_err(|e| LedgerError::io("opening", &at.file, e))?;
         let merged = ledger.merge_spool()?;

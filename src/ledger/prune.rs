@@ -118,6 +118,8 @@ pub enum KeptReason {
     Session,
     /// Its `--on-finish` command has not run, or it was not reported.
     Undelivered,
+    /// The fleet does not have its last state yet.
+    Unpublished,
 }
 
 /// The result of a prune, or of a dry run.
@@ -132,6 +134,7 @@ pub struct PruneSummary {
     pub kept_late: u64,
     pub kept_for_session: u64,
     pub kept_undelivered: u64,
+    pub kept_unpublished: u64,
     /// The longest time that a batch held the write lock.
     pub longest_hold: Duration,
 }
@@ -266,7 +269,7 @@ impl Ledger {
         let mut page = self.without_cleanup(&mut pruned, due, &until, ages.now)?;
         loop {
             let mut expired = Vec::new();
-            for candidate in page {
+            for candidate in self.without_unpublished(page)? {
                 let secs = match due {
                     PruneScope::Cleanup => candidate.retention_secs.unwrap_or(RETENTION_SECS),
                     PruneScope::Older(age) => age.as_secs(),
@@ -278,6 +281,7 @@ impl Ledger {
                 match candidate.kept {
                     Some(KeptReason::Session) => pruned.kept_for_session += 1,
                     Some(KeptReason::Undelivered) => pruned.kept_undelivered += 1,
+                    Some(KeptReason::Unpublished) => pruned.kept_unpublished += 1,
                     None => {
                         let is_early = candidate.is_early(ages.now);
                         expired.push(ExpiredTask { id: candidate.id, is_early });
@@ -292,6 +296,15 @@ impl Ledger {
             let Some(last) = page.last() else { return Ok(pruned) };
             after = (last.due.clone(), last.rowid);
         }
+    }
+
+    /// Notes which of the tasks are kept because they are not published. Without a fleet it is none.
+    fn without_unpublished(&self, mut page: Vec<PruneCandidate>) -> Result<Vec<PruneCandidate>> {
+        for candidate in page.iter_mut().filter(|candidate| candidate.kept.is_none()) {
+            let is_kept = self.is_unpublished(&candidate.id)?;
+            candidate.kept = is_kept.then_some(KeptReason::Unpublished);
+        }
+        Ok(page)
     }
 
     /// Sets the expiry of each ended task that has none: its retention period, or a year, after its end.

@@ -30,7 +30,8 @@ macro_rules! stand_in {
 }
 const SELECT_VERSION: &str = concat!(
     "SELECT (SELECT max(version) FROM bookend_migration),
-            (SELECT value FROM bookend_setting WHERE name = 'adopted'), ",
+            (SELECT value FROM bookend_setting WHERE name = 'adopted'),
+            (SELECT value FROM bookend_setting WHERE name = 'fleet'), ",
     stand_in!()
 );
 const SELECT_STAND_IN: &str = concat!("SELECT ", stand_in!());
@@ -46,6 +47,8 @@ pub enum FileContents {
         version: i64,
         /// How values are written, if it was adopted from another program.
         adopted: Option<Dialect>,
+        /// The fleet that it is in, see [`super::handle::Ledger::fleet`].
+        fleet: Option<String>,
     },
     Empty,
     Foreign,
@@ -54,14 +57,16 @@ pub enum FileContents {
 pub fn identify(conn: &Connection, file: &Path) -> Result<FileContents> {
     let failed = |e| database_error("reading the version", file, e);
     let found = conn.query_row(SELECT_VERSION, [], |row| {
-        Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<String>>(1)?, row.get(2)?))
+        let adopted = row.get::<_, Option<String>>(1)?;
+        Ok((row.get::<_, Option<i64>>(0)?, adopted, row.get(2)?, row.get(3)?))
     });
     let stand_in = |name| LedgerError::StandIn { path: file.to_owned(), name };
     match found {
-        Ok((_, _, Some(name))) => Err(stand_in(name)),
-        Ok((version, adopted, None)) => Ok(FileContents::Ledger {
+        Ok((_, _, _, Some(name))) => Err(stand_in(name)),
+        Ok((version, adopted, fleet, None)) => Ok(FileContents::Ledger {
             version: version.unwrap_or(0),
             adopted: adopted.map(|text| serde_json::from_str(&text).unwrap_or_default()),
+            fleet,
         }),
         Err(e) if e.sqlite_error_code() != Some(rusqlite::ErrorCode::Unknown) => Err(failed(e)),
         // The table does not exist, or another process has just created it.

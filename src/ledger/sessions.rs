@@ -393,7 +393,7 @@ pub fn unlink(conn: &Connection, used: &SessionUser<'_>, former: Option<&str>) -
     Ok(())
 }
 
-fn session_of_row(row: &Row<'_>) -> rusqlite::Result<Session> {
+pub fn session_of_row(row: &Row<'_>) -> rusqlite::Result<Session> {
     let session_id = row.get::<_, AnyText>(1)?.0.unwrap_or_default();
     Ok(Session {
         key: row.get(0)?,

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 
+use super::fleet;
 use super::handle::Ledger;
 use super::location::with_suffix;
 use super::spool::SpoolFile;
@@ -23,6 +24,9 @@ use crate::task::TaskId;
 pub enum WatchScope {
     /// That tasks end, and that the spool was replaced.
     Ends,
+    /// That rows may have changed.
+    #[allow(dead_code, reason = "used by the hub, which is being added")]
+    Rows,
     /// Everything.
     All,
 }
@@ -38,8 +42,10 @@ pub enum LedgerEvent {
     Released(TaskId),
     /// The space of a slot was given back: the end of the task is recorded.
     EndRecorded(TaskId),
-    /// Rows may have changed, in a ledger that another program writes too.
+    /// Rows may have changed. [`WatchScope::All`] reports it of a ledger that another program writes too.
     RowsChanged,
+    /// The ledger has joined a fleet or left it.
+    MembershipChanged,
     /// Events were lost.
     Overflow,
     /// The spool is another directory now, or none: this watch does not report what happens there.
@@ -88,18 +94,26 @@ fn own_events() -> AddWatchFlags {
 impl LedgerWatch {
     fn of(ledger: &Ledger, scope: WatchScope) -> io::Result<LedgerWatch> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-        let in_spool = AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE | own_events();
+        let changes = AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE;
         let scoped = match scope {
-            WatchScope::Ends => AddWatchFlags::IN_MODIFY,
+            WatchScope::Ends => changes | AddWatchFlags::IN_MODIFY,
+            WatchScope::Rows => AddWatchFlags::empty(),
             // IN_EXCL_UNLINK: a slot that is removed, then closed, is one event.
             WatchScope::All => {
-                AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::from_bits_retain(libc::IN_EXCL_UNLINK)
+                changes
+                    | AddWatchFlags::IN_CLOSE_WRITE
+                    | AddWatchFlags::from_bits_retain(libc::IN_EXCL_UNLINK)
             }
         };
-        let in_spool = in_spool | scoped | AddWatchFlags::IN_ONLYDIR;
+        let in_spool = scoped | own_events() | AddWatchFlags::IN_ONLYDIR;
         let spool = WatchedPath::add(&inotify, ledger.spool_dir.clone(), in_spool)?;
         let others = match scope {
             WatchScope::Ends => Vec::new(),
+            WatchScope::Rows => {
+                let log = Some(log_of(ledger)).filter(|log| log.exists());
+                let written = log.unwrap_or_else(|| ledger.at.file.clone());
+                vec![WatchedPath::add(&inotify, written, AddWatchFlags::IN_MODIFY | own_events())?]
+            }
             WatchScope::All => watch_others(&inotify, ledger)?,
         };
         Ok(LedgerWatch { inotify, spool, others })
@@ -150,6 +164,9 @@ impl LedgerWatch {
     /// What has happened to a file of the spool.
     fn in_spool(&self, name: &OsStr, what: AddWatchFlags) -> Option<LedgerEvent> {
         let is = |flags| what.intersects(flags);
+        if name == fleet::MARKER {
+            return Some(LedgerEvent::MembershipChanged);
+        }
         match SpoolFile::named(name)? {
             SpoolFile::Slot(id) if is(AddWatchFlags::IN_CLOSE_WRITE) => {
                 Some(LedgerEvent::SupervisorClosed(id))
@@ -169,11 +186,15 @@ impl LedgerWatch {
     }
 }
 
+fn log_of(ledger: &Ledger) -> PathBuf {
+    with_suffix(&ledger.at.file, "-wal")
+}
+
 /// Watches the ledger, the file `live` and their directories. A file that is removed while it is open only
 /// changes its number of links: `IN_ATTRIB`.
 fn watch_others(inotify: &Inotify, ledger: &Ledger) -> io::Result<Vec<WatchedPath>> {
     let file = &ledger.at.file;
-    let log = with_suffix(file, "-wal");
+    let log = log_of(ledger);
     let of_file = own_events() | AddWatchFlags::IN_ATTRIB;
     let of_directory = own_events() | AddWatchFlags::IN_ONLYDIR;
     let mut watched = vec![

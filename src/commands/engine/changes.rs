@@ -19,6 +19,7 @@ impl RecoveryEngine<'_> {
         if changes.spool_is_replaced {
             supervisor_watch.note_replaced_spool();
         }
+        self.membership_changed |= changes.membership;
         let watches = !(changes.spool_is_replaced || changes.watch_again)
             || supervisor_watch.watch(&self.ledger).is_ok();
         // Opening the ledger again creates the spool that is missing.

@@ -51,6 +51,8 @@ pub struct RecoveryEngine<'a> {
     pub(super) withheld: Vec<ReceivedSignal>,
     /// A file of the ledger was replaced: the ledger is to be opened again.
     pub is_replaced: bool,
+    /// The ledger may have joined a fleet or left it.
+    pub membership_changed: bool,
     /// What kept the engine from settling tasks while a hook ran.
     pub deferred_error: Option<Error>,
 }
@@ -85,6 +87,7 @@ impl<'a> RecoveryEngine<'a> {
             is_attending: false,
             withheld: Vec::new(),
             is_replaced: false,
+            membership_changed: false,
             deferred_error: None,
         }
     }

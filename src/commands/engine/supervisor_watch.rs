@@ -72,6 +72,8 @@ pub(super) struct WatchedChanges {
     pub(super) has_records: bool,
     /// The running rows are to be compared with what is watched.
     pub(super) rows: bool,
+    /// The ledger may have joined a fleet or left it.
+    pub(super) membership: bool,
     /// Every task is to be checked.
     pub(super) all: bool,
     /// The spool was replaced.
@@ -157,7 +159,8 @@ impl SupervisorWatch {
                 LedgerEvent::RowsChanged => {
                     self.rows_due.get_or_insert(self.rows_read + ROWS_INTERVAL);
                 }
-                LedgerEvent::Overflow => changes.all = true,
+                LedgerEvent::MembershipChanged => changes.membership = true,
+                LedgerEvent::Overflow => (changes.all, changes.membership) = (true, true),
                 LedgerEvent::SpoolReplaced => changes.spool_is_replaced = true,
                 LedgerEvent::LedgerReplaced => changes.is_replaced = true,
             }
@@ -166,6 +169,7 @@ impl SupervisorWatch {
         if self.rows_due.is_some_and(|at| at <= now) {
             changes.rows = true;
             changes.has_records |= self.files.is_none();
+            changes.membership |= self.files.is_none();
             self.rows_read = now;
             self.rows_due = self.files.is_none().then_some(now + ROWS_INTERVAL);
         }

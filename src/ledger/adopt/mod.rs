@@ -143,7 +143,7 @@ fn look(conn: &Connection, file: &Path) -> Result<Option<RecordedTime>> {
         e => e,
     })?;
     match found {
-        FileContents::Ledger { version, adopted } => {
+        FileContents::Ledger { version, adopted, fleet: _ } => {
             schema::refuse_newer(file, version)?;
             match adopted {
                 Some(dialect) => Ok(Some(dialect.at)),

@@ -1,0 +1,9 @@
+DROP TRIGGER IF EXISTS fleet_task_inserted;
+DROP TRIGGER IF EXISTS fleet_task_updated;
+DROP TRIGGER IF EXISTS fleet_task_kept;
+DROP TRIGGER IF EXISTS fleet_transition_inserted;
+DROP TRIGGER IF EXISTS fleet_session_inserted;
+DROP TRIGGER IF EXISTS fleet_session_updated;
+DROP TRIGGER IF EXISTS fleet_session_deleted;
+DROP TRIGGER IF EXISTS fleet_invalidation_inserted;
+DROP TRIGGER IF EXISTS fleet_invalidation_updated;

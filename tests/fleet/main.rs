@@ -1,0 +1,14 @@
+//! Tests of the fleet with real PostgreSQL servers, one per test, alone and behind pgbouncer.
+//!
+//! They need Debian's packages postgresql, pgbouncer and openssl, which `.ci/run` installs. Without them each
+//! test prints that it is skipped and passes, or fails with `BOOKEND_TEST_ALL=1`.
+
+#[path = "../harness/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "shared with the other test binaries, which use more of it")]
+mod harness;
+
+mod functions;
+mod pgbouncer;
+mod postgres;
+mod server;
+mod sql_session;

@@ -1,0 +1,405 @@
+//! A private PostgreSQL server for one test: Unix socket, TLS on the loopback interface, fsync on.
+//!
+//! The server belongs to nobody if the tests run as root. Its directory is a copy of a template that each
+//! test process makes once.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, OnceLock};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::harness::{Deadline, eventually, forked, is_root, on_path, possible};
+use crate::sql_session::SqlSession;
+
+const SCHEMA: &str = include_str!("../../src/fleet/schema/001.sql");
+/// The owner of the server and its files, if the tests run as root: PostgreSQL refuses to run as root.
+const NOBODY: u32 = 65534;
+const DATABASE: &str = "postgres";
+pub const SUPERUSER: &str = "postgres";
+
+const CONFIGURATION: &str = "
+    listen_addresses = '127.0.0.1'
+    max_connections = 100
+    shared_buffers = '32MB'
+    fsync = on
+    ssl = on
+    ssl_cert_file = 'server.pem'
+    ssl_key_file = 'server.key'
+    password_encryption = 'scram-sha-256'
+    # Its files are in the data directory, and are removed with it.
+    dynamic_shared_memory_type = mmap
+    log_line_prefix = '%m [%p] %u '
+";
+
+/// Only the superuser needs no password.
+const ACCESS: &str = "
+    local all postgres trust
+    local all all scram-sha-256
+    host all all 127.0.0.1/32 scram-sha-256
+";
+
+/// A certificate authority, and the server's certificate by it. `server.pem` also serves as pgbouncer's.
+const CERTIFICATES: &str = "
+    openssl ecparam -genkey -name prime256v1 -noout -out ca.key &&
+    openssl req -x509 -new -key ca.key -days 2 -subj '/CN=fleet test' -out ca.pem &&
+    openssl ecparam -genkey -name prime256v1 -noout -out server.key &&
+    openssl req -new -key server.key -subj /CN=localhost -out server.csr &&
+    printf 'subjectAltName=DNS:localhost,IP:127.0.0.1' >server.ext &&
+    openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
+        -extfile server.ext -out server.pem &&
+    chmod 600 server.key";
+
+/// Waits for the end of the test process, however it ends, and removes the server. In the directory of a
+/// killed server, `postmaster.pid` still names its process, and a segment of System V's shared memory.
+const KEEPER: &str = r#"
+    cd "$1/data" && cat >/dev/null
+    if [ -e postmaster.pid ]; then
+        pid=$(sed -n 1p postmaster.pid) segment=$(awk 'NR == 7 { print $2 }' postmaster.pid)
+        is_there() { [ "$(readlink "/proc/$pid/cwd")" = "$(pwd -P)" ]; }
+        if is_there; then
+            kill -CONT "$pid" $(cat "/proc/$pid/task/$pid/children")
+            kill -QUIT "$pid"
+            while is_there; do sleep 0.01; done
+        fi
+        if [ -e postmaster.pid ]; then ipcrm -m "$segment"; fi
+    fi
+    cd / && rm -rf "$1"
+"#;
+
+/// The server of one test. Dropping it stops the server and removes its directory.
+pub struct Postgres {
+    dir: PathBuf,
+    port: u16,
+    postmaster: Mutex<Option<Child>>,
+    keeper: Child,
+}
+
+impl Postgres {
+    /// Starts an empty server. `None`, reported on stderr, where PostgreSQL is missing.
+    pub fn start(test: &str) -> Option<Postgres> {
+        let needs =
+            "PostgreSQL 14 or newer, pgbouncer and openssl: install Debian's postgresql and pgbouncer";
+        let can = programs().is_some() && on_path("psql") && on_path("openssl") && pgbouncer().is_some();
+        if !possible(test, can, needs) {
+            return None;
+        }
+        let mut builder = tempfile::Builder::new();
+        let dir = builder.prefix("bookend-fleet.").tempdir().expect("a temporary directory").keep();
+        give(&dir);
+        let mut copy = as_owner("cp");
+        succeeds(copy.arg("-a").arg(template().path().join("data")).arg(&dir));
+        let keeper = Command::new("sh")
+            .args(["-c", KEEPER, "keeper"])
+            .arg(&dir)
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .expect("a shell");
+        let postgres = Postgres { dir, port: free_port(), postmaster: Mutex::new(None), keeper };
+        postgres.add_password(SUPERUSER, "not asked for");
+        postgres.start_again();
+        Some(postgres)
+    }
+
+    /// As [`Postgres::start`], with the fleet's schema.
+    pub fn with_schema(test: &str) -> Option<Postgres> {
+        let postgres = Postgres::start(test)?;
+        postgres.psql(SCHEMA);
+        Some(postgres)
+    }
+
+    /// Starts the server after [`Postgres::stop`] or [`Postgres::kill`], and waits until it is ready.
+    pub fn start_again(&self) {
+        let log = OpenOptions::new().create(true).append(true).open(self.dir.join("log")).expect("its log");
+        let mut child = as_owner(programs().expect("the programs of PostgreSQL").join("postgres"))
+            .arg("-D")
+            .arg(self.dir.join("data"))
+            .arg("-k")
+            .arg(&self.dir)
+            .args(["-p", &self.port.to_string()])
+            .env_clear()
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .expect("a server");
+        let id = child.id().to_string();
+        eventually(Deadline::new(), "a PostgreSQL server that is ready", || {
+            let ended = child.try_wait().expect("its state");
+            assert!(ended.is_none(), "PostgreSQL has ended:\n{}", self.log());
+            let state = fs::read_to_string(self.dir.join("data/postmaster.pid")).unwrap_or_default();
+            state.lines().next() == Some(&id) && state.lines().nth(7).is_some_and(|s| s.starts_with("ready"))
+        });
+        *self.postmaster.lock().expect("the server") = Some(child);
+    }
+
+    /// Shuts the server down, as an administrator does: open transactions are rolled back.
+    pub fn stop(&self) {
+        self.end(|postmaster, _| send(postmaster, Signal::INT));
+    }
+
+    /// Kills the server and all its sessions, as a power cut does.
+    pub fn kill(&self) {
+        self.end(|postmaster, sessions| {
+            // Otherwise it would replace a process that ends.
+            send(postmaster, Signal::STOP);
+            for pid in sessions {
+                send(pid, Signal::KILL);
+            }
+            send(postmaster, Signal::KILL);
+        });
+    }
+
+    fn end(&self, signal: impl FnOnce(i32, Vec<i32>)) {
+        let mut child = self.postmaster.lock().expect("the server").take().expect("a server that runs");
+        let postmaster = child.id().cast_signed();
+        let sessions = forked(postmaster);
+        signal(postmaster, sessions.clone());
+        child.wait().expect("the end of the server");
+        let is_in_use =
+            |pid: &i32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|d| d.starts_with(&self.dir));
+        eventually(Deadline::new(), "the end of all sessions", || !sessions.iter().any(is_in_use));
+    }
+
+    /// Stops all processes of the server: it accepts connections and answers nothing.
+    pub fn suspend(&self) {
+        self.signal_all(Signal::STOP);
+    }
+
+    /// Lets a suspended server go on.
+    pub fn resume(&self) {
+        self.signal_all(Signal::CONT);
+    }
+
+    fn signal_all(&self, signal: Signal) {
+        let server = self.postmaster.lock().expect("the server");
+        let postmaster = server.as_ref().expect("a server that runs").id().cast_signed();
+        // The postmaster first: it starts no other process then.
+        send(postmaster, signal);
+        forked(postmaster).into_iter().for_each(|pid| send(pid, signal));
+    }
+
+    /// Creates a role that may log in, with the rights of these roles, and writes its password to the file.
+    pub fn role(&self, name: &str, groups: &[&str]) {
+        let password = format!("the password of {name}");
+        let mut sql = format!("CREATE ROLE {name} LOGIN PASSWORD '{password}';");
+        groups.iter().for_each(|group| sql.push_str(&format!("GRANT {group} TO {name};")));
+        self.psql(&sql);
+        self.add_password(name, &password);
+    }
+
+    /// Appends a line to the password file, for a role on any server and port.
+    pub fn add_password(&self, role: &str, password: &str) {
+        let mut options = OpenOptions::new();
+        let mut file = options
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(self.password_file())
+            .expect("the password file");
+        writeln!(file, "*:*:*:{role}:{password}").expect("a line of the password file");
+    }
+
+    /// For PGPASSFILE.
+    pub fn password_file(&self) -> PathBuf {
+        self.dir.join("pgpass")
+    }
+
+    /// The password of a role, from the file.
+    pub fn password(&self, role: &str) -> String {
+        let text = fs::read_to_string(self.password_file()).expect("the password file");
+        let prefix = format!("*:*:*:{role}:");
+        text.lines().find_map(|line| line.strip_prefix(&prefix)).expect("a password of the role").to_owned()
+    }
+
+    /// The URL with which bookend logs in as this role, by the Unix socket.
+    pub fn database_url(&self, role: &str) -> String {
+        let dir = self.dir.to_str().expect("UTF-8").replace('/', "%2F");
+        format!("postgres://{role}@{dir}:{}/{DATABASE}", self.port)
+    }
+
+    /// The URL with which bookend logs in as this role, by TLS, with the test's certificate authority.
+    pub fn tls_url(&self, role: &str) -> String {
+        let ca = self.certificate_authority();
+        format!("postgres://{role}@localhost:{}/{DATABASE}?sslrootcert={}", self.port, ca.display())
+    }
+
+    pub fn certificate_authority(&self) -> PathBuf {
+        self.dir.join("data/ca.pem")
+    }
+
+    /// The directory with the Unix socket.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The port, of the Unix socket too.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What the server has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    /// What psql prints, as the superuser: rows as lines, columns separated by `|`.
+    ///
+    /// # Panics
+    /// If a statement fails.
+    pub fn psql(&self, sql: &str) -> String {
+        self.psql_as(SUPERUSER, sql).unwrap_or_else(|e| panic!("{e}\n{sql}"))
+    }
+
+    /// As [`Postgres::psql`], as this role; psql's errors are returned.
+    pub fn psql_as(&self, role: &str, sql: &str) -> Result<String, String> {
+        let mut psql = Command::new("psql");
+        psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-1", "-f", "-", "-h"])
+            .arg(&self.dir)
+            .args(["-p", &self.port.to_string(), "-U", role, "-d", DATABASE])
+            .env("PGPASSFILE", self.password_file())
+            .env("PGOPTIONS", "-c client_min_messages=warning");
+        let Output { status, stdout, stderr } = fed(psql, sql);
+        match status.success() {
+            true => Ok(String::from_utf8(stdout).expect("UTF-8").trim_end().to_owned()),
+            false => Err(String::from_utf8_lossy(&stderr).into_owned()),
+        }
+    }
+
+    /// A connection that stays open, as this role.
+    pub fn session(&self, role: &str) -> SqlSession {
+        SqlSession::open(&self.dir, self.port, DATABASE, role, &self.password(role))
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
+        if let Ok(Some(mut child)) = self.postmaster.lock().map(|mut server| server.take()) {
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The directory with PostgreSQL's programs, of the newest version in Debian's places, or the one in PATH.
+fn programs() -> Option<&'static Path> {
+    static PROGRAMS: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let find = || {
+        let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+        let newest = versions
+            .filter_map(|v| Some((v.file_name().to_str()?.parse::<u32>().ok()?, v.path().join("bin"))))
+            .filter(|(version, bin)| *version >= 14 && bin.join("initdb").exists())
+            .max();
+        newest.map(|(_, bin)| bin).or_else(|| {
+            let path = std::env::var_os("PATH")?;
+            std::env::split_paths(&path).find(|bin| bin.join("initdb").exists())
+        })
+    };
+    PROGRAMS.get_or_init(find).as_deref()
+}
+
+/// Debian's pgbouncer is in a directory that is in root's PATH only.
+pub fn pgbouncer() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut dirs = std::env::split_paths(&path).chain(["/usr/sbin".into()]);
+    dirs.find_map(|dir| Some(dir.join("pgbouncer")).filter(|program| program.exists()))
+}
+
+/// The data directory that each server's is copied from. The process that made it removes it.
+fn template() -> &'static Template {
+    static TEMPLATE: OnceLock<Template> = OnceLock::new();
+    TEMPLATE.get_or_init(Template::new)
+}
+
+struct Template {
+    dir: PathBuf,
+    /// Removes it when this process ends: a static is not dropped.
+    _keeper: Mutex<Child>,
+}
+
+impl Template {
+    fn new() -> Template {
+        let mut builder = tempfile::Builder::new();
+        let dir: TempDir =
+            builder.prefix("bookend-fleet-template.").tempdir().expect("a temporary directory");
+        let dir = dir.keep();
+        give(&dir);
+        let keeper = Command::new("sh")
+            .args(["-c", r#"cat >/dev/null; rm -rf "$1""#, "keeper"])
+            .arg(&dir)
+            .stdin(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .expect("a shell");
+        let data = dir.join("data");
+        let mut initdb = as_owner(programs().expect("the programs of PostgreSQL").join("initdb"));
+        initdb.args(["--no-sync", "--encoding=UTF8", "--locale=C", "--wal-segsize=4", "--auth=trust"]);
+        succeeds(initdb.arg("--username").arg(SUPERUSER).arg("-D").arg(&data));
+        succeeds(as_owner("sh").args(["-c", CERTIFICATES]).current_dir(&data));
+        let mut settings = OpenOptions::new();
+        let mut settings = settings.append(true).open(data.join("postgresql.conf")).expect("its settings");
+        settings.write_all(CONFIGURATION.as_bytes()).expect("its settings");
+        fs::write(data.join("pg_hba.conf"), ACCESS).expect("who may log in");
+        Template { dir, _keeper: Mutex::new(keeper) }
+    }
+
+    fn path(&self) -> &Path {
+        &self.dir
+    }
+}
+
+/// A directory that the server's owner can write.
+fn give(dir: &Path) {
+    fs::set_permissions(dir, Permissions::from_mode(0o755)).expect("its mode");
+    if is_root() {
+        chown(dir, Some(NOBODY), Some(NOBODY)).expect("its owner");
+    }
+}
+
+/// A command that runs as the owner of the server's files.
+pub fn as_owner(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir("/");
+    if is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    command
+}
+
+fn succeeds(command: &mut Command) {
+    let Output { status, stderr, .. } = command.stdin(Stdio::null()).output().expect("a command");
+    assert!(status.success(), "{command:?}: {}", String::from_utf8_lossy(&stderr));
+}
+
+/// Runs a command with this input, which it reads before it prints much.
+fn fed(mut command: Command, input: &str) -> Output {
+    let mut file: File = tempfile::tempfile().expect("a temporary file");
+    file.write_all(input.as_bytes()).and_then(|()| std::io::Seek::rewind(&mut file)).expect("its input");
+    command.stdin(file).output().expect("a command")
+}
+
+/// A port of the loopback interface below those that the kernel gives to clients: it stays free while the
+/// server is stopped.
+pub fn free_port() -> u16 {
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(|| 20_000 + (uuid::Uuid::new_v4().as_u128() % 12_000) as u16)
+        .find(is_free)
+        .expect("a free port")
+}
+
+pub fn send(pid: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ = kill_process(pid, signal);
+    }
+}
