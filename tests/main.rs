@@ -19,6 +19,7 @@ mod docs;
 mod durability;
 mod dying;
 mod exit;
+mod fleet_key;
 mod generated;
 mod git;
 mod harness;

@@ -161,6 +161,20 @@ pub(super) struct RunArgs {
         help_heading = "Limits and stopping",
     )]
     replace: bool,
+    /// Wait this long for the fleet to grant the key
+    ///
+    /// In a ledger that has joined a fleet: for an answer of its monitor and, with --replace, for the end of
+    /// a task on another host.
+    #[arg(
+        long,
+        env = "BOOKEND_FLEET_TIMEOUT",
+        value_name = "DURATION",
+        value_parser = duration,
+        default_value = "10s",
+        help_heading = "Limits and stopping",
+        hide_short_help = true,
+    )]
+    fleet_timeout: Duration,
     /// Refuse the run if its key has cost this much
     ///
     /// US dollars and a period, such as 20/24h: bookend adds up the runs under the key that started in the
@@ -326,6 +340,7 @@ impl RunArgs {
             idle_timeout: self.idle_timeout,
             grace: self.grace,
             when_busy: when_busy(self.wait, self.replace),
+            fleet_timeout: self.fleet_timeout,
             budget: self.budget,
             on_term: match self.on_term {
                 OnTermArg::Interrupted => OnTerm::Interrupted,

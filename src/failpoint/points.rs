@@ -67,6 +67,9 @@ pub const STEPS: &[&str] = &[
     "monitor.stopping",
 ];
 
+/// What the hub of a monitor passes, and a run that asks it for a key.
+pub const HUB: &[&str] = &["run.granted"];
+
 /// What `bookend adopt` passes.
 pub const ADOPTION: &[&str] = &[
     "adopt.begun",

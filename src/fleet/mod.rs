@@ -16,6 +16,7 @@ mod password;
 mod private_files;
 #[cfg(feature = "fleet")]
 mod service;
+pub mod socket;
 #[cfg(feature = "fleet")]
 mod target;
 #[cfg(feature = "fleet")]

@@ -64,7 +64,8 @@ const SELECT_VETO: &str = "
     SELECT i.task_id, i.reason FROM session_invalidation i
     LEFT JOIN task_history u ON u.id = i.task_id
     WHERE i.session_id = ?1 AND (i.provider IS ?2 OR i.provider IS NULL OR ?2 IS NULL)
-      AND i.restored_at IS NULL AND i.reason NOT IN ('replaced', 'fresh', 'no_transcript', 'other_agent')
+      AND i.restored_at IS NULL AND i.reason NOT IN ('replaced', 'fresh', 'no_transcript', 'other_agent',
+                                                        'elsewhere')
       AND NOT EXISTS (
           SELECT 1 FROM task_history t
           WHERE t.session_id IN (?1, kept_session(?2, ?1)) AND t.status = 'success'

@@ -18,7 +18,7 @@ use crate::recovery::{self, LostTask, SettleOutcome};
 use crate::run::budget;
 use crate::run::command::{AgentCommand, RunContext};
 use crate::run::options::WhenBusy;
-use crate::run::session::{self, Choice, Known, Refusal, StartInvalidation, Transcript};
+use crate::run::session::{self, Choice, Known, Refusal, StaleLink, StartInvalidation, Transcript};
 use crate::stop;
 use crate::sys::{self, ReceivedSignal};
 use crate::task::resume::{LastTask, SessionUse};
@@ -74,17 +74,18 @@ impl<'a> KeyClaim<'a> {
         self.replaced.as_ref()
     }
 
-    /// Claims the key and chooses the session, in the transaction of `claim`.
+    /// Claims the key and chooses the session, in the transaction of `claim`. `stale`: why
+    /// the fleet does not let the session be resumed.
     ///
     /// # Errors
     /// When the ledger cannot be read, the budget of the key is spent (77), or resuming the requested session
     /// is unsafe (78).
-    pub(super) fn attempt(&mut self, claim: &Claim<'_>) -> Result<Attempt, Error> {
+    pub(super) fn attempt(&mut self, claim: &Claim<'_>, stale: Option<&StaleLink>) -> Result<Attempt, Error> {
         // Before the holder: a run that is refused waits for no task and cancels none.
         self.uncounted = budget::check(claim, self.context)?;
         match (self.holder(claim)?, &self.context.command.key) {
             (Some(holder), Some(key)) => Ok(Attempt::Held(Conflict::Key(key.clone()), Box::new(holder))),
-            _ => choose_session(claim, self.context),
+            _ => choose_session(claim, self.context, stale),
         }
     }
 
@@ -208,7 +209,7 @@ impl<'a> KeyClaim<'a> {
                 SweepStep::Wait(until) => until,
                 SweepStep::Done => Instant::now(),
             };
-            if let Some(signal) = wait_for_any(watch, batch.fds(), until)? {
+            if let Some(signal) = wait_for_any(watch, batch.fds(), Some(until))? {
                 return Ok(Recovered::Stopped(signal));
             }
         }
@@ -241,19 +242,19 @@ enum Recovered {
 /// Waits for the holder's process to exit, for at most [`POLL_INTERVAL`].
 fn wait(watch: &mut Watch, holder: Option<ProcessRecord>) -> Result<Option<Signal>, Error> {
     let handle = holder.and_then(|h| identity::open_recorded(h).ok().flatten());
-    wait_for_any(watch, handle.iter().map(AsFd::as_fd), Instant::now() + POLL_INTERVAL)
+    wait_for_any(watch, handle.iter().map(AsFd::as_fd), Some(Instant::now() + POLL_INTERVAL))
 }
 
-/// Waits until one of `fds` is readable, at most until then. `Some`: bookend received this stop signal.
-fn wait_for_any<'f>(
+/// Waits until one of `fds` is readable, or until that time. `Some`: bookend received this stop signal.
+pub(super) fn wait_for_any<'f>(
     watch: &mut Watch,
     fds: impl Iterator<Item = BorrowedFd<'f>>,
-    until: Instant,
+    until: Option<Instant>,
 ) -> Result<Option<Signal>, Error> {
     let interests: Vec<_> = fds.map(|fd| WatchInterest { source: WatchSource::Holder, fd }).collect();
     let mut for_the_agent = Vec::new();
     let stopped = loop {
-        match watch.next(&interests, Some(until)).map_err(stop::watching)? {
+        match watch.next(&interests, until).map_err(stop::watching)? {
             WatchEvent::Deadline | WatchEvent::Ready(_) => break None,
             WatchEvent::Signal(received) if stop::stop_of(&received).is_some() => {
                 break Some(received.signal);
@@ -277,7 +278,11 @@ fn name(task: &Task) -> String {
 }
 
 /// Chooses the session to resume, by what the ledger says in this transaction.
-fn choose_session(claim: &Claim<'_>, context: &RunContext<'_>) -> Result<Attempt, Error> {
+fn choose_session(
+    claim: &Claim<'_>,
+    context: &RunContext<'_>,
+    stale: Option<&StaleLink>,
+) -> Result<Attempt, Error> {
     let RunContext { options, command, .. } = context;
     let linked = match (&command.key, command.adapter.tracks_sessions()) {
         (Some(key), true) => claim.session(key)?.map(|s| linked_use(claim, command, s)).transpose()?,
@@ -300,6 +305,7 @@ fn choose_session(claim: &Claim<'_>, context: &RunContext<'_>) -> Result<Attempt
         new_id: command.adapter.can_assign().then(SessionId::random),
         linked: linked.as_ref(),
         other_agent: other_agent.flatten().as_deref(),
+        stale: stale.filter(|_| command.adapter.tracks_sessions()),
         transcript,
         users: users.as_ref(),
         allow_unsafe: options.allow_unsafe_resume,

@@ -3,6 +3,7 @@
 mod budget;
 mod claim;
 mod command;
+mod fleet;
 pub mod options;
 mod outcome;
 mod prepare;
@@ -26,6 +27,7 @@ use crate::process::watch::Watch;
 use crate::task::{Ending, NewTask, TaskId};
 use claim::{Attempt, KeyClaim};
 use command::{AgentCommand, RunContext};
+use fleet::FleetKey;
 use options::RunOptions;
 use session::Choice;
 use start::{Family, ForkedAgent, GatedTask, TaskIds};
@@ -62,13 +64,21 @@ fn supervise(
     // 2. Read signals, all of which have been blocked since the first line of main; adopt orphans.
     let mut watch = watch_signals_and_orphans()?;
 
-    // 3. Claim the key and choose the session, in one transaction. A conflict is resolved outside of it.
+    // 3. Ask the fleet for the key if the ledger is in one. Then claim the key and choose the session, in one
+    // transaction. A conflict is resolved outside of it.
     let live = ledger.hold_live()?;
     let context = RunContext { options, command, location, live: &live };
+    let mut fleet_key = FleetKey::new(&context, &ledger);
     let mut key_claim = KeyClaim::new(&context);
     let (claim, choice) = loop {
+        if let Some(signal) = fleet_key.take(&mut ledger, &mut watch)? {
+            return Ok(Exit::Signal(signal));
+        }
         let claim = ledger.claim()?;
-        let (conflict, holder) = match key_claim.attempt(&claim)? {
+        if !fleet_key.is_held(&claim) {
+            continue;
+        }
+        let (conflict, holder) = match key_claim.attempt(&claim, fleet_key.stale_session())? {
             Attempt::Claimed(choice) => break (claim, choice),
             Attempt::Held(conflict, holder) => (conflict, holder),
         };
@@ -78,7 +88,8 @@ fn supervise(
         }
         failpoint::reached("run.cleared");
     };
-    let ids = TaskIds::choose(&claim, options, key_claim.replaced())?;
+    let ids =
+        TaskIds::choose(&claim, fleet_key.task().or(options.id.as_ref()), options, key_claim.replaced())?;
     failpoint::reached("run.chosen");
     log::about(&ids.id, command.key.as_ref(), &location.file);
 
@@ -89,6 +100,8 @@ fn supervise(
     let row = forked.running_row(ids, &context, &choice)?;
     let gated = forked.commit(claim, &row, &context, &choice);
     let GatedTask { start, env, family } = gated.map_err(|failed| failed.record_end(&mut ledger, &row.id))?;
+    // From here on the row holds the key for the fleet.
+    drop(fleet_key);
     key_claim.report(&ledger);
     let mut run = Supervisor::new(watch, &mut ledger, start);
     start::announce(&row.id, command, &choice);

@@ -16,6 +16,8 @@ use crate::view;
 
 /// Default of `--backlog`: bytes of output that bookend buffers for a slow reader before the agent waits.
 pub const BACKLOG: u64 = 1 << 30;
+/// Default of `--fleet-timeout`: how long a run waits for an answer of the fleet.
+pub const FLEET_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The options and the command line of `bookend run`.
 #[derive(Debug)]
@@ -37,6 +39,7 @@ pub struct RunOptions {
     pub idle_timeout: Option<Duration>,
     pub grace: Duration,
     pub when_busy: WhenBusy,
+    pub fleet_timeout: Duration,
     pub budget: Option<CostBudget>,
     pub on_term: OnTerm,
     pub fresh: bool,
@@ -111,6 +114,9 @@ pub struct StoredOptions {
     timeout_ms: Option<u64>,
     idle_timeout_ms: Option<u64>,
     grace_ms: u64,
+    /// `None`: the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fleet_timeout_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     budget: Option<CostBudget>,
     on_term_cancelled: bool,
@@ -212,6 +218,7 @@ pub fn options_of(request: &RunOptions, cwd: PathBuf, read_along: bool, argv_cut
         timeout_ms: request.timeout.map(ms),
         idle_timeout_ms: request.idle_timeout.map(ms),
         grace_ms: ms(request.grace),
+        fleet_timeout_ms: (request.fleet_timeout != FLEET_TIMEOUT).then(|| ms(request.fleet_timeout)),
         budget: request.budget.clone(),
         on_term_cancelled: request.on_term == OnTerm::Cancelled,
         fresh: request.fresh,
@@ -264,6 +271,7 @@ impl StoredOptions {
             idle_timeout: self.idle_timeout_ms.map(Duration::from_millis),
             grace: Duration::from_millis(self.grace_ms),
             when_busy,
+            fleet_timeout: self.fleet_timeout_ms.map_or(FLEET_TIMEOUT, Duration::from_millis),
             budget: self.budget,
             on_term: if self.on_term_cancelled { OnTerm::Cancelled } else { OnTerm::Interrupted },
             fresh: self.fresh,

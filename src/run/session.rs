@@ -16,6 +16,8 @@ pub struct Known<'a> {
     pub linked: Option<&'a SessionUse>,
     /// The agent of that session, if it is another one than the run's.
     pub other_agent: Option<&'a str>,
+    /// Why the fleet does not let the session of the key be resumed.
+    pub stale: Option<&'a StaleLink>,
     pub transcript: Transcript,
     /// The session that the agent's own arguments resume, `--continue` resolved.
     pub users: Option<&'a SessionUse>,
@@ -23,6 +25,14 @@ pub struct Known<'a> {
     pub allow_unsafe: bool,
     /// A person at the terminal is warned instead of refused.
     pub attended: bool,
+}
+
+/// Why the session that this ledger links to the key is older than what the fleet knows of the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StaleLink {
+    /// Of its invalidation.
+    pub reason: &'static str,
+    pub why: String,
 }
 
 /// The agent's own record of the session linked to the key.
@@ -121,7 +131,10 @@ pub fn choose(known: &Known<'_>) -> Result<Choice, Refusal> {
         invalidate,
         warning,
     };
-    let Some(linked) = known.linked else { return Ok(fresh(None, None)) };
+    let stale = known.stale.filter(|_| !known.fresh).map(|StaleLink { reason, why }| {
+        (*reason, format!("the session of the key is not resumed: {why}; starting fresh"))
+    });
+    let Some(linked) = known.linked else { return Ok(fresh(None, stale.map(|(_, warning)| warning))) };
     if known.fresh {
         return Ok(fresh(
             Some(StartInvalidation { reason: "fresh", was_safe: linked.may_be_resumed() }),
@@ -131,6 +144,10 @@ pub fn choose(known: &Known<'_>) -> Result<Choice, Refusal> {
     let session = linked.session.clone();
     if let Some(task) = linked.running() {
         return Err(Refusal::InUse { session, task: task.to_owned() });
+    }
+    if let Some((reason, warning)) = stale {
+        let invalidation = StartInvalidation { reason, was_safe: linked.may_be_resumed() };
+        return Ok(fresh(Some(invalidation), Some(warning)));
     }
     if let Some(other) = known.other_agent {
         let warning = format!("session {session} is not resumed: it is a session of {other}; starting fresh");
@@ -213,6 +230,7 @@ mod tests {
             new_id: Some(SessionId::recorded(NEW)),
             linked,
             other_agent: None,
+            stale: None,
             transcript: Transcript::Usable,
             users: None,
             allow_unsafe: false,

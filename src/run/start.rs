@@ -44,12 +44,13 @@ pub(super) struct TaskIds {
 }
 
 impl TaskIds {
-    /// The id of a new task.
+    /// The `id` of a new task, or one that is drawn now.
     ///
     /// # Errors
     /// When too many runs are nested, as by a script named like the agent that calls bookend again.
     pub(super) fn choose(
         claim: &Claim<'_>,
+        id: Option<&TaskId>,
         options: &RunOptions,
         replaces: Option<&TaskId>,
     ) -> Result<TaskIds, Error> {
@@ -59,7 +60,7 @@ impl TaskIds {
         {
             return Err(nested_too_deep(&options.argv[0]));
         }
-        let id = options.id.clone().unwrap_or_else(TaskId::random);
+        let id = id.cloned().unwrap_or_else(TaskId::random);
         Ok(TaskIds { id, parent, replaces: replaces.cloned() })
     }
 }

@@ -65,6 +65,7 @@ fn chosen(adapter: &dyn Adapter, parsed: &AgentArgs, linked: Option<&str>) -> Se
         new_id: adapter.can_assign().then(|| SessionId::recorded(NEW)),
         linked: last.as_ref(),
         other_agent: None,
+        stale: None,
         transcript: Transcript::Usable,
         users: None,
         allow_unsafe: false,
