@@ -22,7 +22,7 @@ const CLUSTER: &str = "hostname db; echo 127.0.1.1 db >>/etc/hosts
     systemctl daemon-reload; systemctl add-wants -q postgresql.service postgresql@$version-main.service
     systemctl start postgresql";
 /// How long a command that only shows something may show what was true before.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A command of the page, the machine of its prompt, and what the page shows below it.
 struct FleetStep {
