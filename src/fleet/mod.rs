@@ -12,6 +12,8 @@ mod error;
 mod membership;
 #[cfg(feature = "fleet")]
 mod migrate;
+#[cfg(not(feature = "fleet"))]
+mod no_reader;
 #[cfg(feature = "fleet")]
 mod node;
 #[cfg(feature = "fleet")]
@@ -19,7 +21,13 @@ mod password;
 #[cfg(feature = "fleet")]
 mod private_files;
 #[cfg(feature = "fleet")]
+mod queries;
+#[cfg(feature = "fleet")]
+mod reader;
+#[cfg(feature = "fleet")]
 mod roles;
+#[cfg_attr(not(feature = "fleet"), allow(dead_code, reason = "only the reader fills these"))]
+mod rows;
 #[cfg(feature = "fleet")]
 mod schema;
 #[cfg(feature = "fleet")]
@@ -32,7 +40,12 @@ mod tls;
 #[cfg(feature = "fleet")]
 mod url;
 
-pub use self::membership::{FleetMembership, is_database_url};
+pub use self::membership::FleetMembership;
+#[cfg(not(feature = "fleet"))]
+pub use self::no_reader::AbsentReader as FleetReader;
+#[cfg(feature = "fleet")]
+pub use self::reader::FleetReader;
+pub use self::rows::{FleetAudit, FleetFinding, FleetHistory, FleetPage, FleetPlace};
 #[cfg(feature = "fleet")]
 pub use self::{
     argument::CallArgument,

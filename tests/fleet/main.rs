@@ -8,7 +8,9 @@
 mod harness;
 
 mod functions;
+mod hosts;
 mod pgbouncer;
 mod postgres;
 mod server;
 mod sql_session;
+mod two_hosts;

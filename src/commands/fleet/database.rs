@@ -3,16 +3,14 @@
 use std::path::Path;
 
 use crate::error::{Error, Kind};
-use crate::fleet::{
-    ConnectOptions, DatabaseUrl, FleetConnection, FleetError, FleetMembership, FleetNode, is_database_url,
-};
+use crate::fleet::{ConnectOptions, DatabaseUrl, FleetConnection, FleetError, FleetMembership, FleetNode};
 use crate::ledger::{self, Ledger, Location};
 use crate::view;
 
 /// The database that `--ledger` names, or that of the fleet in which the ledger is.
 pub(super) fn url(ledger: Option<&Path>) -> Result<DatabaseUrl, Error> {
-    if let Some(url) = ledger.filter(|ledger| is_database_url(ledger)) {
-        return DatabaseUrl::parse(&url.to_string_lossy()).map_err(|e| FleetError::from(e).into());
+    if let Some(url) = ledger.and_then(ledger::database_url) {
+        return DatabaseUrl::parse(url).map_err(|e| FleetError::from(e).into());
     }
     let at = ledger::locate(ledger)?;
     let membership = Ledger::open_read_only(&at)?.and_then(|ledger| membership(&ledger).transpose());
