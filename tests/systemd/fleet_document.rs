@@ -158,7 +158,7 @@ impl Fleet {
     /// Runs a step. `Some`: its output is another one than that of the page.
     fn run(&mut self, step: &FleetStep) -> Option<String> {
         let only_shows =
-            [" list", " status", " show", "systemctl is-"].iter().any(|w| step.command.contains(w));
+            [" list", " status", " audit", "systemctl is-"].iter().any(|w| step.command.contains(w));
         let end = Instant::now() + PATIENCE;
         loop {
             let mut output = self.output(step);
