@@ -1,5 +1,4 @@
 //! The fleet: many hosts whose tasks and keys meet in one PostgreSQL database. The client of that database.
-#![allow(dead_code, unused_imports, reason = "the monitor and the commands are being built on it")]
 
 #[cfg(feature = "fleet")]
 mod answer;
@@ -40,19 +39,22 @@ mod tls;
 #[cfg(feature = "fleet")]
 mod url;
 
+#[cfg(feature = "fleet")]
+#[allow(unused_imports, reason = "for the orders and the keys of the fleet, which are being built")]
+pub use self::connection::{FleetNotification, FleetNotifications};
 pub use self::membership::FleetMembership;
 #[cfg(not(feature = "fleet"))]
 pub use self::no_reader::AbsentReader as FleetReader;
 #[cfg(feature = "fleet")]
 pub use self::reader::FleetReader;
-pub use self::rows::{FleetAudit, FleetFinding, FleetHistory, FleetPage, FleetPlace};
+pub use self::rows::{FleetAudit, FleetFinding, FleetHistory, FleetPlace};
 #[cfg(feature = "fleet")]
 pub use self::{
     argument::CallArgument,
-    connection::{ConnectOptions, FleetConnection, FleetNotification, FleetNotifications, block_on},
+    connection::{ConnectOptions, FleetConnection, block_on},
     error::FleetError,
     node::{FleetNode, NodeState},
-    roles::{HostRole, host_role},
+    roles::host_role,
     schema::SCHEMA_VERSION,
     url::{DatabaseUrl, UrlError},
 };

@@ -7,8 +7,12 @@
 #[allow(dead_code, unused_imports, reason = "shared with the other test binaries, which use more of it")]
 mod harness;
 
+mod commands;
 mod functions;
 mod hosts;
+mod keys;
+mod node;
+mod passwords;
 mod pgbouncer;
 mod postgres;
 mod server;

@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::harness::{Deadline, eventually, forked, is_root, on_path, possible};
 use crate::sql_session::SqlSession;
 
-const SCHEMA: &str = include_str!("../../src/fleet/schema/001.sql");
+pub const SCHEMA: &str = include_str!("../../src/fleet/schema/001.sql");
 /// The owner of the server and its files, if the tests run as root: PostgreSQL refuses to run as root.
 const NOBODY: u32 = 65534;
 const DATABASE: &str = "postgres";
