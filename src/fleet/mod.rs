@@ -47,7 +47,7 @@ pub use self::membership::FleetMembership;
 pub use self::no_reader::AbsentReader as FleetReader;
 #[cfg(feature = "fleet")]
 pub use self::reader::FleetReader;
-pub use self::rows::{FleetAudit, FleetFinding, FleetHistory, FleetPlace};
+pub use self::rows::{DoubleClaim, FleetAudit, FleetHistory, FleetPlace};
 #[cfg(feature = "fleet")]
 pub use self::{
     argument::CallArgument,
