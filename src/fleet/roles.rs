@@ -48,8 +48,8 @@ impl FleetConnection {
 }
 
 impl DatabaseUrl {
-    /// The same database as another role, for another machine. `HOST` stands for the name of a server that this
-    /// one reaches by a Unix socket.
+    /// The same database as another role, for another machine. `HOST` stands for the name of a server that
+    /// this one reaches by a Unix socket.
     pub fn with_role(&self, role: &str) -> String {
         let text = self.to_string();
         let (scheme, rest) = text.split_once("://").unwrap_or(("postgres", &text));

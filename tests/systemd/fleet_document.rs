@@ -163,7 +163,7 @@ impl Fleet {
         loop {
             let mut output = self.output(step);
             self.learn_passwords(&step.expected, &mut output);
-            if agree(&step.expected, &output) {
+            if agree(&without_causes(&step.expected), &without_causes(&output)) {
                 return None;
             }
             if !only_shows || Instant::now() > end {
@@ -173,6 +173,15 @@ impl Fleet {
             std::thread::sleep(Duration::from_millis(100));
         }
     }
+}
+
+/// Why PostgreSQL is not reachable depends on the moment: the connection broke, or none came about.
+fn without_causes(lines: &[String]) -> Vec<String> {
+    const AWAY: &str = " is not reachable: ";
+    lines
+        .iter()
+        .map(|line| line.split_once(AWAY).map_or(line.as_str(), |(what, _)| what).to_owned())
+        .collect()
 }
 
 #[test]
