@@ -3,8 +3,6 @@
 //! Triggers note each change of a task in `fleet_dirty`. Table and triggers exist only in a fleet, so that
 //! nothing changes without one.
 
-#![allow(dead_code, reason = "used by the command, which is being added")]
-
 mod keys;
 mod outbox;
 
