@@ -15,6 +15,7 @@ mod node;
 mod passwords;
 mod pgbouncer;
 mod postgres;
+mod publishing;
 mod reading;
 mod server;
 mod sql_session;

@@ -37,7 +37,7 @@ pub struct HubNode {
     /// Whether the database can be used now.
     pub link: watch::Sender<HubLink>,
     command: watch::Receiver<HubCommand>,
-    service: Arc<ServiceManager>,
+    pub service: Arc<ServiceManager>,
 }
 
 /// The state of the connection to the fleet's database.
@@ -86,6 +86,13 @@ impl HubNode {
         };
         node.service.fleet_status(&format!("connecting to {}", node.url));
         Ok(Some(node))
+    }
+
+    /// Whether the ledger is still this node. One that has left is not registered again.
+    pub fn is_member(&self) -> Result<bool, HubError> {
+        let mut ledger = self.ledger.borrow_mut();
+        let setting = ledger.refresh_fleet()?;
+        Ok(setting.is_some_and(|setting| FleetMembership::parse(setting).is_ok_and(|m| m == self.membership)))
     }
 
     /// The database can be used from now on.

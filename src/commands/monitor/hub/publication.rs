@@ -18,7 +18,8 @@ use super::rows_watch::RowsWatch;
 use crate::error::chain;
 use crate::failpoint;
 use crate::ledger::{DirtyTask, LedgerError, UnpublishedTask};
-use crate::task::{Key, TaskId};
+use crate::recovery;
+use crate::task::{Key, Task, TaskId};
 
 const PUBLISH: &str = "SELECT bookend.publish($1, $2, $3, $4)";
 
@@ -29,6 +30,9 @@ const BATCH_BYTES: usize = 4 << 20;
 const COLLECT: Duration = Duration::from_millis(20);
 /// The time between two looks at the rows if nothing is reported.
 const LOOK: Duration = Duration::from_secs(30);
+/// The looks after the last change. A writer that was held up between its write to the log and the update of
+/// the log's index commits after the report.
+const LOOK_AGAIN: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(2)];
 /// The time between two publications of a task that goes on running: its progress changes each second.
 const PROGRESS: Duration = Duration::from_secs(10);
 /// When a ledger that was locked is tried again.
@@ -87,15 +91,16 @@ impl<'a> Publication<'a> {
             return e;
         }
         self.node.note_up(Rc::clone(self.registration));
+        let mut again = LOOK_AGAIN.iter();
         loop {
             watch.take();
-            match self.publish_due().await {
-                Ok(next) => watch.changed(next).await,
-                Err(HubError::Ledger(e @ LedgerError::Busy { .. })) => {
-                    debug!("{}", chain(&e));
-                    sleep(LOCKED).await;
-                }
+            let next = match self.publish_due().await {
+                Ok(next) => next,
                 Err(e) => return e,
+            };
+            let sooner = again.next().copied().unwrap_or(LOOK);
+            if watch.changed(next.min(sooner)).await {
+                again = LOOK_AGAIN.iter();
             }
             sleep(COLLECT).await;
         }
@@ -133,7 +138,8 @@ impl<'a> Publication<'a> {
     async fn publish(&mut self, dirty: &[DirtyTask]) -> Result<(), HubError> {
         for batch in dirty.chunks(BATCH) {
             let tasks = self.node.ledger.borrow().publication(batch)?;
-            let mut done: Vec<i64> = gone(batch, &tasks);
+            self.note_published(&gone(batch, &tasks)).await?;
+            let outlived = outlived(&tasks);
             let with_commands = self.registration.settings.publish_argv;
             let (mut entries, mut bytes) = (Vec::new(), 0);
             for task in &tasks {
@@ -141,25 +147,39 @@ impl<'a> Publication<'a> {
                 bytes += entry.to_string().len();
                 entries.push(entry);
                 if bytes > BATCH_BYTES {
-                    done.extend(self.send(std::mem::take(&mut entries), batch).await?);
+                    self.send(std::mem::take(&mut entries), batch, &outlived).await?;
                     bytes = 0;
                 }
             }
             if !entries.is_empty() {
-                done.extend(self.send(entries, batch).await?);
+                self.send(entries, batch, &outlived).await?;
             }
-            failpoint::reached("hub.sent");
-            self.node.ledger.borrow_mut().published(&done)?;
-            self.node.claims.borrow_mut().published();
-            self.node.claims_changed.notify_one();
         }
         Ok(())
     }
 
-    /// Sends tasks, and returns the numbers of the changes that need not be sent again.
-    async fn send(&mut self, entries: Vec<Value>, batch: &[DirtyTask]) -> Result<Vec<i64>, HubError> {
-        let kept: Vec<String> =
-            self.node.claims.borrow_mut().keys_to_keep().iter().map(Key::to_string).collect();
+    /// Notes that these changes need not be sent again.
+    async fn note_published(&self, revs: &[i64]) -> Result<(), HubError> {
+        while !revs.is_empty() {
+            let noted = self.node.ledger.borrow_mut().published(revs);
+            match noted {
+                Err(e @ LedgerError::Busy { .. }) => debug!("{}", chain(&e)),
+                noted => return Ok(noted?),
+            }
+            sleep(LOCKED).await;
+        }
+        Ok(())
+    }
+
+    /// Sends tasks, in one call. The `outlived` keys are not freed.
+    async fn send(
+        &mut self,
+        entries: Vec<Value>,
+        batch: &[DirtyTask],
+        outlived: &[Key],
+    ) -> Result<(), HubError> {
+        let pending = self.node.claims.borrow_mut().keys_to_keep();
+        let kept: Vec<String> = pending.iter().chain(outlived).map(Key::to_string).collect();
         let arguments = [Value::Array(entries).into(), kept.into()];
         let answer: PublishAnswer = self.registration.call(PUBLISH, arguments).await?;
         for row in &answer.rows {
@@ -167,7 +187,12 @@ impl<'a> Publication<'a> {
                 self.note(task, row);
             }
         }
-        Ok(answer.rows.iter().map(|row| row.rev).collect())
+        failpoint::reached("hub.sent");
+        let revs: Vec<i64> = answer.rows.iter().map(|row| row.rev).collect();
+        self.note_published(&revs).await?;
+        self.node.claims.borrow_mut().published();
+        self.node.claims_changed.notify_one();
+        Ok(())
     }
 
     fn note(&mut self, task: &DirtyTask, row: &PublishedRow) {
@@ -192,6 +217,13 @@ impl<'a> Publication<'a> {
             }
         }
     }
+}
+
+/// The keys of ended tasks whose agents may still run. The hub looks at them again later.
+fn outlived(tasks: &[UnpublishedTask]) -> Vec<Key> {
+    let keeps_key = |task: &&Task| task.status.is_terminal() && recovery::keeps_key(task);
+    let keeping = tasks.iter().map(|unpublished| &unpublished.task).filter(keeps_key);
+    keeping.filter_map(|task| task.key.clone()).collect()
 }
 
 /// The changes of tasks that no longer exist.
