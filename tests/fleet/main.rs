@@ -7,11 +7,15 @@
 #[allow(dead_code, unused_imports, reason = "shared with the other test binaries, which use more of it")]
 mod harness;
 
+mod arena;
 mod commands;
+mod faults;
 mod functions;
 mod hosts;
 mod keys;
+mod lost;
 mod node;
+mod oracle;
 mod passwords;
 mod pgbouncer;
 mod postgres;

@@ -37,8 +37,8 @@ const CONFIGURATION: &str = "
     log_line_prefix = '%m [%p] %u '
 ";
 
-/// The password of each role that a test creates. Its verifier is of one round of PBKDF2 instead of 4096, which
-/// take long without optimization.
+/// The password of each role that a test creates. Its verifier is of one round of PBKDF2: the usual 4096 take
+/// long without optimization.
 const PASSWORD: &str = "the password of a test";
 const VERIFIER: &str = "SCRAM-SHA-256$1:c2FsdCBvZiB0aGUgdGVzdA==$\
     Xw3ZKFoMZY30/WHvhI/p70tbmsMyifXxIWMP1fsp0Co=:OdK8FM4dUvJiE7GOwM5KcTNenXd110Fo7LiomSjZDok=";

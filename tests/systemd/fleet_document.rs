@@ -203,4 +203,13 @@ fn the_page_of_the_fleet_leads_from_an_empty_database_to_two_hosts_and_back() {
         wrong += &fleet.run(step).unwrap_or_default();
     }
     assert!(wrong.is_empty(), "{PAGE} shows something else than this:\n{wrong}");
+
+    // The page has enabled the socket: a run with a key starts the monitor, and waits for it.
+    let alpha = &fleet.alpha;
+    alpha.sh("systemctl stop bookend-monitor.service; ! systemctl is-active -q bookend-monitor.service");
+    alpha.task("weekly", "claude -p done --output-format json", "");
+    alpha.sh("systemctl start --wait bookend@weekly");
+    assert!(alpha.holds("systemctl is-active -q bookend-monitor.service"), "the run has started it");
+    assert_eq!(alpha.sh("systemctl show -P ExecMainStatus bookend@weekly"), "0\n");
+    assert!(alpha.sh("bookend --system list --here --key systemd:weekly").contains("success"));
 }
