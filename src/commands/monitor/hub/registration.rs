@@ -30,6 +30,8 @@ pub struct Registration {
     pub settings: FleetSettings,
     /// The node had been declared lost, and other hosts may have its keys.
     pub was_lost: bool,
+    /// The highest number of a change of this node that the database has.
+    pub max_rev: i64,
 }
 
 /// The settings of the fleet.
@@ -43,7 +45,7 @@ pub struct FleetSettings {
 #[derive(Debug, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 enum RegisterAnswer {
-    Ok { epoch: i64, was_lost: bool },
+    Ok { epoch: i64, was_lost: bool, max_rev: i64 },
     Watch { seq: i64, wait_ms: u64 },
     Refused { text: String },
 }
@@ -77,9 +79,17 @@ impl Registration {
         loop {
             let arguments = [node.into(), serde_json::json!(facts).into(), instance.into(), seen.into()];
             match connection.call(REGISTER, &arguments).await? {
-                RegisterAnswer::Ok { epoch, was_lost } => {
+                RegisterAnswer::Ok { epoch, was_lost, max_rev } => {
                     failpoint::reached("hub.registered");
-                    return Ok(Registration { connection, node, epoch, instance, settings, was_lost });
+                    return Ok(Registration {
+                        connection,
+                        node,
+                        epoch,
+                        instance,
+                        settings,
+                        was_lost,
+                        max_rev,
+                    });
                 }
                 RegisterAnswer::Watch { seq, wait_ms } => {
                     seen = Some(seq);
