@@ -53,6 +53,8 @@ pub use claim::Claim;
 pub use connect::SQLITE;
 pub use ending::FinishOutcome;
 pub use error::{LedgerError, Result};
+#[cfg(feature = "fleet")]
+pub use fleet::{DirtyTask, UnpublishedTask};
 pub use followups::UnsafeSession;
 pub use handle::Ledger;
 pub use live::{FollowUp, FollowUpLock, LiveEvidence, LiveLock, MonitorLock, TakenLock};

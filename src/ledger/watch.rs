@@ -25,7 +25,7 @@ pub enum WatchScope {
     /// That tasks end, and that the spool was replaced.
     Ends,
     /// That rows may have changed.
-    #[allow(dead_code, reason = "used by the hub, which is being added")]
+    #[cfg_attr(not(feature = "fleet"), allow(dead_code, reason = "only a hub watches the rows"))]
     Rows,
     /// Everything.
     All,

@@ -50,6 +50,9 @@ pub enum WatchSource {
     LedgerChange,
     /// The supervisor of a task that may be lost.
     Supervisor,
+    /// The hub of a monitor that stops: it has ended.
+    #[cfg_attr(not(feature = "fleet"), allow(dead_code, reason = "there is no hub"))]
+    Hub,
     /// Our stdout, while there is something to be written.
     Downstream,
 }
@@ -165,6 +168,7 @@ fn wanted(source: WatchSource) -> PollFlags {
         | WatchSource::Holder
         | WatchSource::Leftover
         | WatchSource::LedgerChange
+        | WatchSource::Hub
         | WatchSource::Supervisor => PollFlags::POLLIN,
         WatchSource::Downstream => PollFlags::POLLOUT,
     }

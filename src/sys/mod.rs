@@ -10,6 +10,8 @@ pub mod files;
 mod link;
 mod memory;
 mod pidfd;
+#[cfg(feature = "fleet")]
+mod readiness;
 mod sentinel;
 mod signal;
 pub mod socket;
@@ -22,6 +24,8 @@ pub use environ::{environment, environment_with, forget_variable, hide_arguments
 pub use files::{has_moved, memory_file};
 pub use memory::{ready_heap, trim_memory};
 pub use pidfd::{NO_PIDFD_SIGNALS, pidfd_signals_work, pidfd_user, send_signal, signal_child};
+#[cfg(feature = "fleet")]
+pub use readiness::await_readable;
 pub use sentinel::{end_sentinel, signals_seen, start_sentinel};
 pub use signal::{
     ReceivedSignal, SignalSet, ignore_raw, is_ignored, raise_unblocked, read_signal, set_disposition,

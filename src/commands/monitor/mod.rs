@@ -1,11 +1,15 @@
 //! `bookend monitor`: settles each lost task as soon as its supervisor dies. Nothing depends on it: what it
 //! does not settle, the next recovery does.
 
+mod attached_hub;
+#[cfg(feature = "fleet")]
+mod hub;
 mod options;
 pub mod service;
 
 use std::cell::Cell;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
@@ -25,6 +29,7 @@ use crate::process::watch::{Watch, WatchEvent};
 use crate::stop;
 use crate::sys;
 use crate::task::Signal;
+use attached_hub::AttachedHub;
 use service::ServiceManager;
 
 /// The first pause after an error of the ledger; each is twice as long as the one before.
@@ -42,7 +47,7 @@ const STARTING: Duration = Duration::from_secs(30);
 /// # Errors
 /// When the ledger cannot be found, another monitor runs (75), or the kernel has no memory to watch with.
 pub fn monitor(options: &MonitorOptions, ledger: Option<&Path>, caller: &Caller) -> Result<Exit, Error> {
-    let service = ServiceManager::from_environment();
+    let service = Arc::new(ServiceManager::from_environment());
     // Stop signals are read from the watch, so that a stop interrupts nothing halfway.
     let ignored = caller.mask.with(Signal::CHLD).with(Signal::PIPE);
     sys::set_mask(Signal::STOPS.into_iter().fold(ignored, sys::SignalSet::with));
@@ -53,6 +58,7 @@ pub fn monitor(options: &MonitorOptions, ledger: Option<&Path>, caller: &Caller)
         caller,
         at,
         lock: None,
+        hub: AttachedHub::default(),
         pause: FIRST_PAUSE,
         failed_at: None,
         is_failure_reported: false,
@@ -68,6 +74,7 @@ pub fn monitor(options: &MonitorOptions, ledger: Option<&Path>, caller: &Caller)
         if let Some(signal) = signal {
             failpoint::reached("monitor.stopping");
             service.stopping();
+            monitor.hub.drain(&mut watch, &service);
             return Ok(Exit::Signal(signal));
         }
     }
@@ -80,6 +87,7 @@ struct Monitor<'a> {
     at: Location,
     /// Keeps a second monitor away.
     lock: Option<MonitorLock>,
+    hub: AttachedHub,
     /// The pause after the next error.
     pause: Duration,
     /// When the pause after the last error ended.
@@ -101,7 +109,7 @@ enum Watched {
 
 impl Monitor<'_> {
     /// Opens the ledger, settles all that is lost, and then what is lost from now on.
-    fn watch_ledger(&mut self, watch: &mut Watch, service: &ServiceManager) -> Result<Watched, Error> {
+    fn watch_ledger(&mut self, watch: &mut Watch, service: &Arc<ServiceManager>) -> Result<Watched, Error> {
         let (ledger, merged) = match Ledger::open(&self.at) {
             Err(e) if self.lock.is_none() && !e.may_pass() => return Ok(Watched::Refused(e.into())),
             opened => opened?,
@@ -134,6 +142,7 @@ impl Monitor<'_> {
         engine.settle(&all)?;
         if engine.stopped.is_none() {
             engine.invalidate_sessions()?;
+            self.hub.follow(&self.at, engine.ledger.fleet(), service);
             service.ready(&self.status(&engine));
             if std::mem::take(&mut self.is_failure_reported) {
                 info!("the monitor uses the ledger {} again", self.at.file.display());
@@ -149,7 +158,7 @@ impl Monitor<'_> {
     fn settle_until_stopped(
         &mut self,
         engine: &mut RecoveryEngine<'_>,
-        service: &ServiceManager,
+        service: &Arc<ServiceManager>,
     ) -> Result<Watched, Error> {
         loop {
             if engine.has_work() {
@@ -162,7 +171,11 @@ impl Monitor<'_> {
                     self.at.file.display()
                 );
                 self.spool_was_replaced = true;
+                self.hub.end();
                 return Ok(Watched::Replaced);
+            } else if std::mem::take(&mut engine.membership_changed) {
+                let setting = engine.ledger.refresh_fleet()?;
+                self.hub.follow(&self.at, setting, service);
             } else {
                 service.status(&self.status(engine));
                 engine.turn_alone(None)?;
@@ -225,7 +238,7 @@ impl Monitor<'_> {
         &mut self,
         e: &Error,
         watch: &mut Watch,
-        service: &ServiceManager,
+        service: &Arc<ServiceManager>,
     ) -> Result<Option<Signal>, Error> {
         let text = e.in_line();
         // Errors that follow one another are reported once.

@@ -1,11 +1,11 @@
 //! What the monitor tells systemd about itself: sd_notify(3). Without a service manager it sends nothing.
 
-use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -25,8 +25,25 @@ pub struct ServiceManager {
     address: Option<SocketAddr>,
     /// The time without [`ServiceManager::alive`] after which systemd kills the process.
     timeout: Option<Duration>,
-    /// The status that was sent last.
-    status: RefCell<String>,
+    status: Mutex<ServiceStatus>,
+}
+
+/// What systemd shows.
+#[derive(Debug, Default)]
+struct ServiceStatus {
+    /// What the monitor itself does.
+    own: String,
+    /// What its hub does, if the ledger is in a fleet.
+    fleet: String,
+    /// What was sent last.
+    sent: String,
+}
+
+impl ServiceStatus {
+    fn text(&self) -> String {
+        let parts = [self.own.as_str(), &self.fleet];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
+    }
 }
 
 impl ServiceManager {
@@ -46,22 +63,32 @@ impl ServiceManager {
             }
         });
         let timeout = timeout.filter(|t| !t.is_zero());
-        ServiceManager { address, timeout, status: RefCell::default() }
+        ServiceManager { address, timeout, status: Mutex::default() }
     }
 
     /// The start is complete: units ordered after this one may start.
     pub fn ready(&self, status: &str) {
-        let text = one_line(status);
-        self.send(&[NotifyState::Ready, NotifyState::Status(&text)]);
-        self.status.replace(text);
+        self.show(&[NotifyState::Ready], |shown| shown.own = one_line(status));
     }
 
     /// Shows `text` in `systemctl status`. Sends it only if it has changed.
     pub fn status(&self, text: &str) {
-        let text = one_line(text);
-        if text != *self.status.borrow() {
-            self.send(&[NotifyState::Status(&text)]);
-            self.status.replace(text);
+        self.show(&[], |shown| shown.own = one_line(text));
+    }
+
+    /// Shows what the hub does behind the status of the monitor.
+    #[cfg_attr(not(feature = "fleet"), allow(dead_code, reason = "there is no hub"))]
+    pub fn fleet_status(&self, text: &str) {
+        self.show(&[], |shown| shown.fleet = one_line(text));
+    }
+
+    fn show(&self, states: &[NotifyState<'_>], change: impl FnOnce(&mut ServiceStatus)) {
+        let mut shown = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut shown);
+        let text = shown.text();
+        if !states.is_empty() || text != shown.sent {
+            self.send(&[states, &[NotifyState::Status(&text)]].concat());
+            shown.sent = text;
         }
     }
 

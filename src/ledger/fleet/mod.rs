@@ -3,23 +3,23 @@
 //! Triggers note each change of a task in `fleet_dirty`. Table and triggers exist only in a fleet, so that
 //! nothing changes without one.
 
-#![allow(dead_code, reason = "used by the hub and the command, which are being added")]
+#![allow(dead_code, reason = "used by the command, which is being added")]
 
 mod outbox;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rusqlite::OptionalExtension;
 
 use super::error::{LedgerError, Result};
+use super::file_check;
 use super::handle::Ledger;
-use super::location::Location;
 
-#[allow(unused_imports, reason = "as above")]
-pub use outbox::{DirtyTask, OutboxState, UnpublishedTask};
+#[cfg(feature = "fleet")]
+pub use outbox::{DirtyTask, UnpublishedTask};
 
 const JOIN: &str = include_str!("join.sql");
 const DROP_TRIGGERS: &str = include_str!("drop_triggers.sql");
@@ -41,6 +41,20 @@ impl Ledger {
     /// The fleet that the ledger is in, as its setting says. It is read when the ledger is opened.
     pub fn fleet(&self) -> Option<&str> {
         self.fleet.as_deref()
+    }
+
+    /// Whether another file description holds this byte: a run that holds its live lock has it.
+    pub fn is_slot_held(&self, slot: i64) -> Result<bool> {
+        let Some(live) = self.live.file()? else { return Ok(false) };
+        live.is_held(slot).map_err(|e| LedgerError::io("querying a live lock in", &self.live.path, e))
+    }
+
+    /// Device and inode of the ledger's file: a copy has others.
+    ///
+    /// # Errors
+    /// When the file was removed.
+    pub fn file_identity(&self) -> Result<(u64, u64)> {
+        file_check::check_own(&self.at.file).map(|meta| (meta.dev(), meta.ino()))
     }
 
     /// Reads the setting again, which another process may have changed.
@@ -92,17 +106,6 @@ fn mark(marker: &Path) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
     options.open(marker).map(drop)
-}
-
-impl Location {
-    /// Device and inode of the ledger's file: a copy has others.
-    ///
-    /// # Errors
-    /// When the file does not exist or its attributes cannot be read.
-    pub fn file_identity(&self) -> io::Result<(u64, u64)> {
-        use std::os::unix::fs::MetadataExt;
-        fs::symlink_metadata(&self.file).map(|meta| (meta.dev(), meta.ino()))
-    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use rusqlite::Connection;
 
+use super::super::busy;
 use super::super::error::Result;
 use super::super::handle::Ledger;
 use super::super::{sessions, tasks};
@@ -87,12 +88,15 @@ impl Ledger {
 
     /// Notes that these changes are published. A task that has changed since then stays.
     ///
-    /// It is not durable at once: losing it only publishes the tasks again.
+    /// It waits for other writers only briefly, and is not durable at once: losing it only publishes the
+    /// tasks again.
     pub fn published(&mut self, revs: &[i64]) -> Result<()> {
         self.log.set_lax(true);
-        let noted = self.in_transaction("noting what was published", |conn| {
-            let mut delete = conn.prepare_cached(DELETE_DIRTY)?;
-            revs.iter().try_for_each(|rev| delete.execute([rev]).map(drop))
+        let noted = self.briefly(busy::BRIEF, |ledger| {
+            ledger.in_transaction("noting what was published", |conn| {
+                let mut delete = conn.prepare_cached(DELETE_DIRTY)?;
+                revs.iter().try_for_each(|rev| delete.execute([rev]).map(drop))
+            })
         });
         self.log.set_lax(false);
         noted

@@ -3,6 +3,7 @@
 use super::super::LedgerEvent;
 use super::super::tests::{World, ended, new_task, start};
 use super::super::{PruneScope, WatchScope};
+use super::outbox::OutboxState;
 use super::*;
 use crate::task::{Ending, FailureReason, Key, NewTask, SessionId, TaskId};
 use jiff::SignedDuration;

@@ -262,6 +262,7 @@ impl Supervisor<'_> {
             WatchSource::Holder
             | WatchSource::Leftover
             | WatchSource::LedgerChange
+            | WatchSource::Hub
             | WatchSource::Supervisor => {}
         }
         Ok(())

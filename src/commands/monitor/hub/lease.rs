@@ -1,0 +1,107 @@
+//! The lease: registers the node, renews it, and does so again after each outage.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+use tracing::warn;
+
+use super::command::HubCommand;
+use super::error::HubError;
+use super::facts::NodeFacts;
+use super::node::{HubLink, HubNode};
+use super::publication::Publication;
+use super::registration::Registration;
+use crate::failpoint;
+use crate::fleet::FleetError;
+
+/// The first pause before PostgreSQL is tried again; each is twice as long as the one before.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How long a monitor that stops goes on publishing.
+pub const DRAIN: Duration = Duration::from_secs(10);
+/// The first pause of a node that has to register again: another monitor may do so too.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Keeps the node registered until the monitor stops the hub.
+///
+/// # Errors
+/// When the ledger is to be opened again.
+pub async fn keep(node: &Rc<HubNode>) -> Result<(), HubError> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let ended = tokio::select! {
+            biased;
+            () = node.quitting() => return Ok(()),
+            ended = hold(node) => ended,
+        };
+        if matches!(*node.link.borrow(), HubLink::Up(_)) {
+            pause = FIRST_PAUSE;
+        }
+        match ended {
+            Ok(()) => return Ok(()),
+            Err(e) if e.is_of_ledger() => return Err(e),
+            Err(e) if e.is_over_epoch() => {
+                node.link.send_replace(HubLink::Connecting);
+                if node.pause(AGAIN).await {
+                    return Ok(());
+                }
+                continue;
+            }
+            Err(e) => node.note_away(&e),
+        }
+        if node.pause(pause.mul_f64(0.75 + rand_fraction() / 2.0)).await {
+            return Ok(());
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Registers and holds the lease until an error, or until all is published after the command to drain.
+async fn hold(node: &Rc<HubNode>) -> Result<(), HubError> {
+    let facts = NodeFacts::of(&node.ledger.borrow(), node.membership.ledger)?;
+    let begun = tokio::select! {
+        _ = node.stopping() => return Ok(()),
+        begun = Registration::begin(&node.url, node.membership.node, &facts) => begun?,
+    };
+    let registration = Rc::new(begun);
+    let mut publication = Publication::of(node, &registration);
+    let stop = tokio::select! {
+        e = renew(&registration) => return Err(e),
+        e = publication.run() => return Err(e),
+        stop = node.stopping() => stop,
+    };
+    if stop == HubCommand::Drain {
+        failpoint::reached("hub.draining");
+        let drained = timeout(DRAIN, async {
+            publication.publish_all().await?;
+            registration.stop().await
+        });
+        match drained.await {
+            Ok(done) => done?,
+            Err(_) => warn!("not all tasks were published within {DRAIN:?}; the next monitor goes on"),
+        }
+    }
+    Ok(())
+}
+
+/// Renews the lease at its interval.
+async fn renew(registration: &Registration) -> HubError {
+    let interval = registration.settings.renewal();
+    loop {
+        // Later the node would count as unreachable.
+        let within = interval * 3;
+        let silent = || FleetError::Silent { server: registration.server().to_owned(), within };
+        match timeout(within, registration.renew()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => return e,
+            Err(_) => return silent().into(),
+        }
+        sleep(interval).await;
+    }
+}
+
+/// A number from 0 to 1 that differs between hosts that lost the same server.
+fn rand_fraction() -> f64 {
+    f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX)
+}

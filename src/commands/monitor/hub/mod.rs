@@ -1,0 +1,21 @@
+//! The hub: the thread of the monitor that holds the connections to the fleet's database.
+//!
+//! [`Hub`] is the monitor's handle. In the thread a tokio runtime runs a few tasks that share one `HubNode`:
+//! the ledger, and the state of the connection. None of them borrows the ledger across an await. The monitor
+//! itself never waits for the hub, except when it stops.
+
+mod command;
+mod error;
+mod facts;
+mod lease;
+mod node;
+mod publication;
+mod reconcile;
+mod registration;
+mod rows;
+mod rows_watch;
+mod thread;
+
+pub use command::HubCommand;
+pub use lease::DRAIN;
+pub use thread::Hub;

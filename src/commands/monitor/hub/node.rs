@@ -1,0 +1,123 @@
+//! The node that a ledger is in its fleet: what the tasks of the hub share.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::command::HubCommand;
+use super::error::HubError;
+use super::registration::Registration;
+use crate::commands::monitor::service::ServiceManager;
+use crate::error::chain;
+use crate::fleet::{DatabaseUrl, FleetMembership};
+use crate::ledger::{self, Ledger, Location};
+use crate::task::Time;
+
+/// A ledger's node in a fleet. Everything of it is used on the hub's thread only.
+pub struct HubNode {
+    pub membership: FleetMembership,
+    pub url: DatabaseUrl,
+    /// Never borrowed across an await.
+    pub ledger: RefCell<Ledger>,
+    /// Whether the database can be used now.
+    pub link: watch::Sender<HubLink>,
+    command: watch::Receiver<HubCommand>,
+    service: Arc<ServiceManager>,
+}
+
+/// The state of the connection to the fleet's database.
+#[allow(dead_code, reason = "read by the claims, which are being added")]
+#[derive(Clone)]
+pub enum HubLink {
+    /// The first attempt to register has not ended.
+    Connecting,
+    /// Registered, and all that was to be published or compared before is.
+    Up(Rc<Registration>),
+    Away {
+        why: String,
+        since: Time,
+    },
+}
+
+impl HubNode {
+    /// Opens the ledger. `None`: it is in no fleet.
+    pub fn open(
+        at: &Location,
+        command: watch::Receiver<HubCommand>,
+        service: Arc<ServiceManager>,
+    ) -> Result<Option<HubNode>, HubError> {
+        let (ledger, merged) = Ledger::open(at)?;
+        ledger::report_merged(&merged);
+        let Some(setting) = ledger.fleet() else { return Ok(None) };
+        let membership = FleetMembership::parse(setting).map_err(HubError::Setting)?;
+        let url = DatabaseUrl::parse(&membership.url).map_err(HubError::Url)?;
+        if let Some(distrust) = ledger.distrust() {
+            return Err(HubError::Distrusted(distrust.why));
+        }
+        let node = HubNode {
+            membership,
+            url,
+            ledger: RefCell::new(ledger),
+            link: watch::Sender::new(HubLink::Connecting),
+            command,
+            service,
+        };
+        node.service.fleet_status(&format!("connecting to {}", node.url));
+        Ok(Some(node))
+    }
+
+    /// The database can be used from now on.
+    pub fn note_up(&self, registration: Rc<Registration>) {
+        let server = registration.server();
+        if let HubLink::Away { since, .. } = &*self.link.borrow() {
+            info!("publishing to {server} again, which was not possible since {since}");
+        }
+        self.service.fleet_status(&format!("publishing to {server}"));
+        self.link.send_replace(HubLink::Up(registration));
+    }
+
+    /// The database cannot be used now. It is reported once until it can be used again.
+    pub fn note_away(&self, error: &HubError) {
+        let former = match &*self.link.borrow() {
+            HubLink::Away { since, .. } => Some(*since),
+            HubLink::Connecting | HubLink::Up(_) => None,
+        };
+        let (why, since) = (chain(error), former.unwrap_or_else(Time::now));
+        if former.is_none() {
+            let hint = error.hint().unwrap_or_else(|| {
+                "tasks are published later; runs under a key need the fleet to start".to_owned()
+            });
+            warn!(hint, "the fleet's database cannot be used: {why}");
+        }
+        self.service.fleet_status(&match error {
+            HubError::Fleet(e) if e.is_away() => {
+                format!("PostgreSQL at {} not reachable since {since}", self.url)
+            }
+            _ => why.clone(),
+        });
+        self.link.send_replace(HubLink::Away { why, since });
+    }
+
+    /// Waits until the monitor gives the command to stop.
+    pub async fn stopping(&self) -> HubCommand {
+        let mut command = self.command.clone();
+        let stop = command.wait_for(|command| *command != HubCommand::Run).await;
+        // The monitor's end of the channel is gone: it ends.
+        stop.map_or(HubCommand::Quit, |command| *command)
+    }
+
+    /// Waits until the monitor gives the command to stop at once.
+    pub async fn quitting(&self) {
+        let mut command = self.command.clone();
+        let _ = command.wait_for(|command| *command == HubCommand::Quit).await;
+    }
+
+    /// Waits, but not longer than until the monitor gives a command to stop. `true`: it did.
+    pub async fn pause(&self, pause: Duration) -> bool {
+        tokio::time::timeout(pause, self.stopping()).await.is_ok()
+    }
+}

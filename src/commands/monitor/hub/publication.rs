@@ -1,0 +1,197 @@
+//! Publication: sends each task that has changed to the fleet's database, in the order of the changes.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::time::sleep;
+use tracing::{debug, info, warn};
+
+use super::error::HubError;
+use super::node::HubNode;
+use super::reconcile;
+use super::registration::Registration;
+use super::rows;
+use super::rows_watch::RowsWatch;
+use crate::error::chain;
+use crate::failpoint;
+use crate::ledger::{DirtyTask, LedgerError, UnpublishedTask};
+use crate::task::TaskId;
+
+const PUBLISH: &str = "SELECT bookend.publish($1, $2, $3, $4)";
+
+/// The most tasks of one call, and about how many bytes.
+const BATCH: usize = 200;
+const BATCH_BYTES: usize = 4 << 20;
+/// How long changes are collected before they are sent.
+const COLLECT: Duration = Duration::from_millis(20);
+/// The time between two looks at the rows if nothing is reported.
+const LOOK: Duration = Duration::from_secs(30);
+/// The time between two publications of a task that goes on running: its progress changes each second.
+const PROGRESS: Duration = Duration::from_secs(10);
+/// When a ledger that was locked is tried again.
+const LOCKED: Duration = Duration::from_secs(1);
+
+/// The publication of one registration.
+pub struct Publication<'a> {
+    node: &'a HubNode,
+    registration: &'a Rc<Registration>,
+    /// When tasks that run were published.
+    running: HashMap<TaskId, Instant>,
+    /// Tasks that another node has published.
+    foreign: usize,
+}
+
+#[derive(Debug, Deserialize)]
+struct PublishAnswer {
+    rows: Vec<PublishedRow>,
+}
+
+#[derive(Debug, Deserialize)]
+struct PublishedRow {
+    rev: i64,
+    result: PublishResult,
+    message: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum PublishResult {
+    Ok,
+    /// It was stored before.
+    Older,
+    /// It had ended there.
+    Late,
+    Foreign,
+    Unreadable,
+}
+
+impl<'a> Publication<'a> {
+    pub fn of(node: &'a HubNode, registration: &'a Rc<Registration>) -> Publication<'a> {
+        Publication { node, registration, running: HashMap::new(), foreign: 0 }
+    }
+
+    /// Publishes what was missed, compares what runs, and publishes each change from then on.
+    pub async fn run(&mut self) -> HubError {
+        let mut watch = RowsWatch::of(&self.node.ledger.borrow());
+        let prepared = async {
+            if self.registration.was_lost {
+                reconcile::stop_keyed_runs(&self.node.ledger.borrow())?;
+            }
+            self.publish_all().await?;
+            reconcile::reconcile(self.node, self.registration).await
+        };
+        if let Err(e) = prepared.await {
+            return e;
+        }
+        self.node.note_up(Rc::clone(self.registration));
+        loop {
+            watch.take();
+            match self.publish_due().await {
+                Ok(next) => watch.changed(next).await,
+                Err(HubError::Ledger(e @ LedgerError::Busy { .. })) => {
+                    debug!("{}", chain(&e));
+                    sleep(LOCKED).await;
+                }
+                Err(e) => return e,
+            }
+            sleep(COLLECT).await;
+        }
+    }
+
+    /// Publishes all that has changed.
+    pub async fn publish_all(&mut self) -> Result<(), HubError> {
+        loop {
+            let dirty = self.node.ledger.borrow().unpublished()?;
+            if dirty.is_empty() {
+                return Ok(());
+            }
+            self.publish(&dirty).await?;
+        }
+    }
+
+    /// Publishes what has changed, but tasks that go on running not too often. Returns when to look again.
+    async fn publish_due(&mut self) -> Result<Duration, HubError> {
+        loop {
+            let mut dirty = self.node.ledger.borrow().unpublished()?;
+            let now = Instant::now();
+            let wait = |d: &DirtyTask| {
+                let last = self.running.get(&d.id).filter(|_| d.is_running)?;
+                Some(PROGRESS.saturating_sub(now - *last)).filter(|wait| !wait.is_zero())
+            };
+            let next = dirty.iter().filter_map(wait).min();
+            dirty.retain(|d| wait(d).is_none());
+            if dirty.is_empty() {
+                return Ok(next.unwrap_or(LOOK));
+            }
+            self.publish(&dirty).await?;
+        }
+    }
+
+    async fn publish(&mut self, dirty: &[DirtyTask]) -> Result<(), HubError> {
+        for batch in dirty.chunks(BATCH) {
+            let tasks = self.node.ledger.borrow().publication(batch)?;
+            let mut done: Vec<i64> = gone(batch, &tasks);
+            let with_commands = self.registration.settings.publish_argv;
+            let (mut entries, mut bytes) = (Vec::new(), 0);
+            for task in &tasks {
+                let entry = rows::entry(task, with_commands);
+                bytes += entry.to_string().len();
+                entries.push(entry);
+                if bytes > BATCH_BYTES {
+                    done.extend(self.send(std::mem::take(&mut entries), batch).await?);
+                    bytes = 0;
+                }
+            }
+            if !entries.is_empty() {
+                done.extend(self.send(entries, batch).await?);
+            }
+            failpoint::reached("hub.sent");
+            self.node.ledger.borrow_mut().published(&done)?;
+        }
+        Ok(())
+    }
+
+    /// Sends tasks, and returns the numbers of the changes that need not be sent again.
+    async fn send(&mut self, entries: Vec<Value>, batch: &[DirtyTask]) -> Result<Vec<i64>, HubError> {
+        let arguments = [Value::Array(entries).into(), Vec::<String>::new().into()];
+        let answer: PublishAnswer = self.registration.call(PUBLISH, arguments).await?;
+        for row in &answer.rows {
+            if let Some(task) = batch.iter().find(|d| d.rev == row.rev) {
+                self.note(task, row);
+            }
+        }
+        Ok(answer.rows.iter().map(|row| row.rev).collect())
+    }
+
+    fn note(&mut self, task: &DirtyTask, row: &PublishedRow) {
+        match task.is_running {
+            true => drop(self.running.insert(task.id.clone(), Instant::now())),
+            false => drop(self.running.remove(&task.id)),
+        }
+        match row.result {
+            PublishResult::Ok | PublishResult::Older => {}
+            PublishResult::Late => {
+                info!("the end of task {} is late: the fleet had ended the task before", task.id);
+            }
+            PublishResult::Foreign => {
+                self.foreign += 1;
+                if self.foreign == 1 {
+                    info!("task {} is not published: another node of the fleet has published it", task.id);
+                }
+            }
+            PublishResult::Unreadable => {
+                let why = row.message.as_deref().unwrap_or_default();
+                warn!("task {} is not published: PostgreSQL does not accept its row: {why}", task.id);
+            }
+        }
+    }
+}
+
+/// The changes of tasks that no longer exist.
+fn gone(batch: &[DirtyTask], tasks: &[UnpublishedTask]) -> Vec<i64> {
+    let exists = |d: &&DirtyTask| tasks.iter().any(|t| t.rev == d.rev);
+    batch.iter().filter(|d| !exists(d)).map(|d| d.rev).collect()
+}

@@ -1,0 +1,70 @@
+//! After an outage: compares what runs here with what the database says.
+
+use serde::Deserialize;
+use tracing::{info, warn};
+
+use super::error::HubError;
+use super::node::HubNode;
+use super::registration::Registration;
+use crate::failpoint;
+use crate::ledger::Ledger;
+use crate::stop;
+use crate::task::{Status, TaskFilter, TaskId};
+
+const CLAIMS: &str = "SELECT bookend.claims($1)";
+const RECONCILE: &str = "SELECT bookend.reconcile($1, $2, $3, $4)";
+
+/// A claim of this node in the database.
+#[derive(Debug, Deserialize)]
+struct NodeClaim {
+    task: TaskId,
+    slot: Option<i64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ReconcileAnswer {
+    rebooted: Vec<TaskId>,
+    unknown: Vec<TaskId>,
+    released: Vec<String>,
+}
+
+/// Ends in the database what does not run here any more. Publish all tasks before: real ends win.
+pub async fn reconcile(node: &HubNode, registration: &Registration) -> Result<(), HubError> {
+    let claims: Vec<NodeClaim> = registration.call_for_node(CLAIMS).await?;
+    failpoint::reached("hub.reconciling");
+    let (running, max_rev) = {
+        let ledger = node.ledger.borrow();
+        let state = ledger.outbox_state()?;
+        let mut running = state.running;
+        // A run that has its claim and no row yet.
+        for claim in claims {
+            if claim.slot.map_or(Ok(false), |slot| ledger.is_slot_held(slot))? {
+                running.push(claim.task);
+            }
+        }
+        (running.into_iter().map(|id| id.to_string()).collect::<Vec<_>>(), state.max_rev)
+    };
+    let answer: ReconcileAnswer = registration.call(RECONCILE, [running.into(), max_rev.into()]).await?;
+    for id in answer.rebooted.iter().chain(&answer.unknown) {
+        info!("the fleet called task {id} running, and it does not run here: it is interrupted there");
+    }
+    if !answer.released.is_empty() {
+        info!("no task here has the keys {}: they are free in the fleet", answer.released.join(", "));
+    }
+    Ok(())
+}
+
+/// Asks the supervisors of all runs under a key to end: other hosts may have their keys by now.
+pub fn stop_keyed_runs(ledger: &Ledger) -> Result<(), HubError> {
+    let running = ledger.tasks(&TaskFilter::of(Status::Running))?;
+    for task in running.iter().filter(|task| task.key.is_some()) {
+        match stop::ask_to_end(ledger, task) {
+            Ok(_) => warn!(
+                "this host was declared lost, and its keys were released: task {} is asked to end",
+                task.id
+            ),
+            Err(e) => warn!("this host was declared lost, and task {} cannot be asked to end: {e}", task.id),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! A registration: this node's lease for one epoch, and the connection through which it writes.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use super::error::HubError;
+use super::facts::NodeFacts;
+use crate::failpoint;
+use crate::fleet::{CallArgument, ConnectOptions, DatabaseUrl, FleetConnection};
+
+const VERSION: &str = "SELECT bookend.version()";
+const REGISTER: &str = "SELECT bookend.register($1, $2, $3, $4)";
+const RENEW: &str = "SELECT bookend.renew($1, $2, $3)";
+const STOPPED: &str = "SELECT bookend.stopped($1, $2)";
+
+/// How long connecting and one call may take.
+const CONNECT: ConnectOptions =
+    ConnectOptions { timeout: Duration::from_secs(10), call_timeout: Duration::from_secs(30), listen: &[] };
+
+/// A lease of this node.
+pub struct Registration {
+    connection: FleetConnection,
+    node: Uuid,
+    epoch: i64,
+    instance: Uuid,
+    pub settings: FleetSettings,
+    /// The node had been declared lost, and other hosts may have its keys.
+    pub was_lost: bool,
+}
+
+/// The settings of the fleet.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct FleetSettings {
+    renew_ms: u64,
+    /// Whether command lines are published, which may hold prompts.
+    pub publish_argv: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+enum RegisterAnswer {
+    Ok { epoch: i64, was_lost: bool },
+    Watch { seq: i64, wait_ms: u64 },
+    Refused { text: String },
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+enum RenewAnswer {
+    Ok {},
+    Superseded,
+    Lost,
+}
+
+impl FleetSettings {
+    /// The time between two renewals of the lease.
+    pub fn renewal(&self) -> Duration {
+        Duration::from_millis(self.renew_ms.max(10))
+    }
+}
+
+impl Registration {
+    /// Connects and registers. If the file or the boot is another one than before, it first waits whether
+    /// another monitor renews the lease of this node.
+    pub async fn begin(url: &DatabaseUrl, node: Uuid, facts: &NodeFacts) -> Result<Registration, HubError> {
+        let connection = FleetConnection::connect(url, CONNECT).await?;
+        let settings: FleetSettings = connection.call(VERSION, &[]).await?;
+        let instance = Uuid::new_v4();
+        let mut seen = None;
+        loop {
+            let arguments = [node.into(), serde_json::json!(facts).into(), instance.into(), seen.into()];
+            match connection.call(REGISTER, &arguments).await? {
+                RegisterAnswer::Ok { epoch, was_lost } => {
+                    failpoint::reached("hub.registered");
+                    return Ok(Registration { connection, node, epoch, instance, settings, was_lost });
+                }
+                RegisterAnswer::Watch { seq, wait_ms } => {
+                    seen = Some(seq);
+                    tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+                }
+                RegisterAnswer::Refused { text } => return Err(HubError::Refused(text)),
+            }
+        }
+    }
+
+    /// Calls a function whose first parameters are the node and its epoch: `$1` and `$2`.
+    pub async fn call<T: DeserializeOwned>(
+        &self,
+        sql: &'static str,
+        arguments: impl IntoIterator<Item = CallArgument>,
+    ) -> Result<T, HubError> {
+        let own = [self.node.into(), self.epoch.into()];
+        let arguments: Vec<CallArgument> = own.into_iter().chain(arguments).collect();
+        Ok(self.connection.call(sql, &arguments).await?)
+    }
+
+    /// Calls a function whose only parameter is the node.
+    pub async fn call_for_node<T: DeserializeOwned>(&self, sql: &'static str) -> Result<T, HubError> {
+        Ok(self.connection.call(sql, &[self.node.into()]).await?)
+    }
+
+    /// Renews the lease.
+    pub async fn renew(&self) -> Result<(), HubError> {
+        match self.call(RENEW, [self.instance.into()]).await? {
+            RenewAnswer::Ok {} => Ok(()),
+            RenewAnswer::Superseded | RenewAnswer::Lost => Err(HubError::Superseded),
+        }
+    }
+
+    /// Says that the monitor stops: a node without tasks and claims is not unreachable then.
+    pub async fn stop(&self) -> Result<(), HubError> {
+        self.call::<serde_json::Value>(STOPPED, []).await.map(drop)
+    }
+
+    /// The connection, the node and its epoch, for calls that [`Registration::call`] does not fit.
+    #[allow(dead_code, reason = "used by the claims, which are being added")]
+    pub fn parts(&self) -> (&FleetConnection, Uuid, i64) {
+        (&self.connection, self.node, self.epoch)
+    }
+
+    /// The server, for messages.
+    pub fn server(&self) -> &str {
+        self.connection.server()
+    }
+}

@@ -1,0 +1,117 @@
+//! The thread of the hub: started and stopped by the monitor, and started again if it fails.
+
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use super::command::HubCommand;
+use super::error::HubError;
+use super::lease;
+use super::node::HubNode;
+use crate::commands::monitor::service::ServiceManager;
+use crate::error::chain;
+use crate::ledger::Location;
+use crate::sys::{self, SignalSet};
+
+/// The first pause before the hub starts again; each is twice as long as the one before.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// The running hub of a ledger.
+pub struct Hub {
+    /// The setting of the ledger for which it was started.
+    pub setting: String,
+    command: watch::Sender<HubCommand>,
+    /// Hung up when the thread has ended.
+    ended: PipeReader,
+}
+
+impl Hub {
+    /// Starts the thread. All signals are blocked in it, so that the monitor reads them.
+    ///
+    /// # Errors
+    /// When the kernel has no room for a thread or a pipe.
+    pub fn start(at: &Location, setting: &str, service: &Arc<ServiceManager>) -> io::Result<Hub> {
+        let (command, commands) = watch::channel(HubCommand::Run);
+        let (ended, end) = io::pipe()?;
+        let runner = HubRunner { at: at.clone(), commands, service: Arc::clone(service), _end: end };
+        let former = sys::set_mask(SignalSet::ALL);
+        let started = std::thread::Builder::new().name("hub".to_owned()).spawn(|| runner.run());
+        sys::set_mask(former);
+        started.map(|_| Hub { setting: setting.to_owned(), command, ended })
+    }
+
+    /// Tells the hub to end, and returns what is readable when it has ended.
+    pub fn stop(&self, how: HubCommand) -> BorrowedFd<'_> {
+        self.command.send_replace(how);
+        self.ended.as_fd()
+    }
+}
+
+/// What runs in the thread.
+struct HubRunner {
+    at: Location,
+    commands: watch::Receiver<HubCommand>,
+    service: Arc<ServiceManager>,
+    _end: PipeWriter,
+}
+
+impl HubRunner {
+    /// Serves until the monitor stops it or the ledger has left the fleet. A panic is reported, and what it
+    /// left is dropped.
+    fn run(self) {
+        let (mut pause, mut reported) = (FIRST_PAUSE, String::new());
+        loop {
+            match catch_unwind(AssertUnwindSafe(|| self.serve())) {
+                Ok(Ok(())) => return self.service.fleet_status(""),
+                Ok(Err(e)) => {
+                    let why = chain(&e);
+                    self.service.fleet_status(&why);
+                    if why != reported {
+                        warn!(
+                            hint = e.hint(),
+                            "the ledger {} is not published: {why}",
+                            self.at.file.display()
+                        );
+                        reported = why;
+                    }
+                }
+                Err(_) => error!("the hub of the fleet failed; it is started again in {pause:?}"),
+            }
+            if self.waits(pause) {
+                return;
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn serve(&self) -> Result<(), HubError> {
+        let opened = HubNode::open(&self.at, self.commands.clone(), Arc::clone(&self.service))?;
+        let Some(node) = opened.map(Rc::new) else {
+            info!("the ledger {} is in no fleet", self.at.file.display());
+            return Ok(());
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let done = tokio::task::LocalSet::new().block_on(&runtime, lease::keep(&node));
+        // A name that is being looked up is not waited for.
+        runtime.shutdown_background();
+        done
+    }
+
+    /// Waits before a new start. `true`: the monitor stops the hub.
+    fn waits(&self, pause: Duration) -> bool {
+        let mut commands = self.commands.clone();
+        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else {
+            std::thread::sleep(pause);
+            return *commands.borrow() != HubCommand::Run;
+        };
+        let stopped = async { commands.wait_for(|command| *command != HubCommand::Run).await.map(drop) };
+        runtime.block_on(async { tokio::time::timeout(pause, stopped).await }).is_ok()
+    }
+}
