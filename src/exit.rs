@@ -56,11 +56,20 @@ pub fn codes_of(command: &str) -> Vec<(&'static str, &'static str)> {
         | "bookend man"
         | "bookend completions"
         | "bookend units"
+        | "bookend fleet"
+        | "bookend fleet init"
         | "bookend monitor" => None,
+        "bookend fleet declare-lost" => Some("The fleet has no such host, or the ledger is in no fleet."),
+        _ if command.starts_with("bookend fleet ") => Some("The ledger is in no fleet."),
         _ => Some("Nothing matched, or the ledger does not exist."),
     };
     let nothing = nothing.map(|text| ("1", text));
-    let busy = (command == "bookend monitor").then_some(("75", "Another monitor watches the ledger."));
+    let busy = match command {
+        "bookend monitor" => Some(("75", "Another monitor watches the ledger.")),
+        "bookend fleet leave" => Some(("75", "Tasks run, or are not published yet.")),
+        "bookend fleet declare-lost" => Some(("75", "The host is reachable.")),
+        _ => None,
+    };
     let timeout = (command == "bookend wait").then_some(("124", "--timeout has passed."));
     let usage = ("2", "The command line is wrong.");
     let failed = ("125", "bookend failed, for example at the ledger.");

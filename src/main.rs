@@ -35,6 +35,7 @@ use std::path::Path;
 use tracing::level_filters::LevelFilter;
 
 use crate::cli::CommandRequest;
+use crate::commands::fleet::FleetAction;
 use crate::commands::{
     adopt, agents, artifact, audit, backup, cancel, deliver, doctor, list, logs, man, monitor, overview,
     prune, recover, redispatch, resume, session, show, stats, timeline, units, wait,
@@ -42,6 +43,7 @@ use crate::commands::{
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
 use crate::exit::exit_code;
+use crate::fleet::is_database_url;
 use crate::owner::Intent;
 use crate::process::spawn::caller::Caller;
 use crate::task::Signal;
@@ -137,6 +139,10 @@ fn start() -> Exit {
             log::start(LevelFilter::WARN, invocation.log);
             session::session(request, ledger).and_then(|text| say(&text))
         }
+        CommandRequest::Fleet(action) => {
+            log::start(LevelFilter::WARN, invocation.log);
+            commands::fleet::fleet(action, ledger).and_then(|text| say(&text))
+        }
         CommandRequest::Adopt(request) => adopt::adopt(request).and_then(|text| say(&text)),
         CommandRequest::Backup(request) => backup::backup(request, ledger).and_then(|text| say(&text)),
         CommandRequest::List(request) => list::list(request, ledger),
@@ -195,6 +201,11 @@ fn ledger_use<'a>(
         | CommandRequest::Resume(_)
         | CommandRequest::Cancel(_)
         | CommandRequest::Artifact(_) => acts(true),
+        CommandRequest::Fleet(FleetAction::Init(_)) => None,
+        CommandRequest::Fleet(action) => match action.acts_on_ledger() {
+            true => acts(true),
+            false => acts(false).filter(|_| !ledger.is_some_and(is_database_url)),
+        },
         CommandRequest::Session(Session::Invalidate { .. } | Session::Restore { .. }) => acts(true),
         CommandRequest::Session(_)
         | CommandRequest::Backup(_)

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::agents_args::AgentsArgs;
+use super::fleet_args::FleetCommand;
 use super::manage::{
     AdoptArgs, BackupArgs, DeliverArgs, MonitorArgs, RecoverArgs, RedispatchArgs, SessionCommand,
 };
@@ -199,6 +200,14 @@ pub(super) enum Command {
     /// Show and change the sessions of keys
     #[command(subcommand)]
     Session(SessionCommand),
+    /// Let many hosts share one PostgreSQL database
+    ///
+    /// The tasks of all hosts are listed together, and a key is held by one run in the whole fleet. Each host
+    /// keeps its ledger, and its monitor speaks to PostgreSQL: a run without a key never waits for it.
+    /// `status`, `prune` and `declare-lost` use the fleet of the ledger, or the database that
+    /// --ledger postgres://USER@HOST/DATABASE names.
+    #[command(subcommand)]
+    Fleet(FleetCommand),
     /// Make the database of another program the ledger
     ///
     /// The tables task_history and claude_sdk_sessions are rebuilt so that they can hold bookend's rows;

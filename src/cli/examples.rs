@@ -121,6 +121,41 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ),
     ("bookend session invalidate", &["bookend session invalidate nightly --reason 'wrong branch'"]),
     ("bookend session restore", &["bookend session restore nightly"]),
+    (
+        "bookend fleet",
+        &[
+            "bookend fleet init postgres://admin@db.example.org/bookend --host db1 --host db2 >passwords",
+            "bookend fleet join postgres://bookend_db1@db.example.org/bookend",
+            "bookend fleet status",
+        ],
+    ),
+    (
+        "bookend fleet init",
+        &[
+            "bookend fleet init postgres://admin@db.example.org/bookend --host db1 --host db2 >passwords",
+            "bookend fleet init 'postgres://postgres@/bookend?host=/run/postgresql' --publish-argv true",
+        ],
+    ),
+    (
+        "bookend fleet join",
+        &[
+            "bookend fleet join postgres://bookend_db1@db.example.org/bookend",
+            "bookend fleet join 'postgres://bookend_db1@/?service=fleet' --new-node",
+        ],
+    ),
+    ("bookend fleet leave", &["bookend fleet leave"]),
+    ("bookend fleet status", &["bookend fleet status", "bookend fleet status --json | jq .nodes"]),
+    (
+        "bookend fleet prune",
+        &[
+            "bookend fleet prune --older-than 365d --dry-run",
+            "bookend fleet prune --older-than 90d --ledger postgres://admin@db.example.org/bookend",
+        ],
+    ),
+    (
+        "bookend fleet declare-lost",
+        &["bookend fleet declare-lost db2 --yes --ledger postgres://admin@db.example.org/bookend"],
+    ),
     ("bookend adopt", &["bookend adopt /var/lib/dispatcher/tasks.db"]),
     ("bookend backup", &["bookend backup ledger-$(date +%F).db"]),
 ];

@@ -8,10 +8,11 @@ use super::command_line::Cli;
 use super::examples;
 
 /// The commands in groups. A test compares them with the command line.
-pub(super) const GROUPS: [(&str, &[&str]); 4] = [
+pub(super) const GROUPS: [(&str, &[&str]); 5] = [
     ("Run", &["run", "wait", "cancel", "redispatch", "resume", "artifact"]),
     ("Inspect", &["list", "ps", "show", "logs", "audit", "stats", "timeline", "session"]),
     ("Maintain", &["recover", "monitor", "deliver", "prune", "backup"]),
+    ("Fleet", &["fleet"]),
     ("Set up", &["doctor", "agents", "adopt", "completions", "man", "units"]),
 ];
 

@@ -4,6 +4,7 @@ mod agents_args;
 mod command_line;
 mod complete;
 mod examples;
+mod fleet_args;
 mod help;
 mod man_page;
 mod manage;
@@ -35,6 +36,7 @@ use crate::commands::backup;
 use crate::commands::cancel;
 use crate::commands::deliver;
 use crate::commands::doctor;
+use crate::commands::fleet;
 use crate::commands::list;
 use crate::commands::logs;
 use crate::commands::man;
@@ -105,6 +107,7 @@ pub enum CommandRequest {
     Redispatch(redispatch::RedispatchOptions),
     Resume(resume::ResumeOptions),
     Session(session::SessionAction),
+    Fleet(fleet::FleetAction),
     Adopt(adopt::AdoptOptions),
     Backup(backup::BackupOptions),
 }
@@ -165,6 +168,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
         Command::Redispatch(a) => CommandRequest::Redispatch(a.request()),
         Command::Resume(a) => CommandRequest::Resume(a.request()),
         Command::Session(command) => CommandRequest::Session(command.request()),
+        Command::Fleet(command) => CommandRequest::Fleet(command.request()),
         Command::Adopt(a) => CommandRequest::Adopt(adopt::AdoptOptions { file: a.file }),
         Command::Backup(a) => CommandRequest::Backup(backup::BackupOptions { file: a.file }),
     };

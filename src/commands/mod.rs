@@ -11,6 +11,7 @@ pub mod deliver;
 pub mod doctor;
 pub mod engine;
 pub mod find;
+pub mod fleet;
 pub mod list;
 pub mod logs;
 pub mod man;

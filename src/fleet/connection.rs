@@ -40,8 +40,10 @@ impl Default for ConnectOptions {
 /// A connection. It ends when this is dropped.
 pub struct FleetConnection {
     client: Client,
+    host: DatabaseHost,
     server: String,
     user: String,
+    database: String,
     call_timeout: Duration,
     notifications: UnboundedReceiver<FleetNotification>,
 }
@@ -126,6 +128,19 @@ impl FleetConnection {
         &self.user
     }
 
+    /// As whom PostgreSQL sees it.
+    pub async fn session_user(&self) -> Result<String, FleetError> {
+        self.call("SELECT session_user::text", &[]).await
+    }
+
+    pub(super) fn host(&self) -> &DatabaseHost {
+        &self.host
+    }
+
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
     async fn query(&self, sql: &str, arguments: &[CallArgument]) -> Result<Vec<Row>, FleetError> {
         let typed: Vec<_> = arguments.iter().map(CallArgument::typed).collect();
         self.within(self.client.query_typed(sql, &typed)).await
@@ -178,8 +193,15 @@ async fn connect_to(
         Some(missing) if asks_for_a_password(&e) => FleetError::Password(missing),
         _ => FleetError::of_connecting(&server, e),
     })?;
-    let user = target.user.clone();
-    Ok(FleetConnection { client, server, user, call_timeout, notifications })
+    Ok(FleetConnection {
+        client,
+        host: host.clone(),
+        server,
+        user: target.user.clone(),
+        database: target.database.clone(),
+        call_timeout,
+        notifications,
+    })
 }
 
 /// The client says so in words only, when the server asks and the configuration has none.

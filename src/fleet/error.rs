@@ -8,6 +8,7 @@ use thiserror::Error;
 use tokio_postgres::error::{DbError, SqlState};
 
 use super::password::PasswordError;
+use super::schema::SCHEMA_VERSION;
 use super::service::ServiceError;
 use super::tls::TlsError;
 use super::url::UrlError;
@@ -50,6 +51,8 @@ pub enum FleetError {
     /// BK004: the schema and this program do not fit together.
     #[error("the fleet has another version than this program")]
     Version { source: Box<DbError> },
+    #[error("the fleet's schema has version {found}, and this bookend knows version {}", SCHEMA_VERSION)]
+    Schema { found: i64 },
     /// Any other error of a statement.
     #[error("a request to PostgreSQL at {server} failed")]
     Statement { server: String, source: Box<DbError> },
@@ -72,7 +75,11 @@ impl FleetError {
             FleetError::Service(ServiceError::Setting { source, .. }) => return source.hint(),
             FleetError::Service(ServiceError::File(e)) | FleetError::Password(e) => return e.hint(),
             FleetError::Tls(e) => return e.hint(),
-            FleetError::Restored { .. } => "bookend fleet join --new-node",
+            FleetError::Restored { .. } => "join it as a new node: `bookend fleet join --new-node URL`",
+            FleetError::Schema { found } if *found < SCHEMA_VERSION => {
+                "bring it up to date with `bookend fleet init URL`, as the role that created it"
+            }
+            FleetError::Schema { .. } => "install the version of bookend that the other hosts have",
             FleetError::Denied { source, .. } if is_missing(source) => {
                 "create the fleet with bookend fleet init, as a role that may create a schema"
             }

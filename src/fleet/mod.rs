@@ -11,9 +11,17 @@ mod connection;
 mod error;
 mod membership;
 #[cfg(feature = "fleet")]
+mod migrate;
+#[cfg(feature = "fleet")]
+mod node;
+#[cfg(feature = "fleet")]
 mod password;
 #[cfg(feature = "fleet")]
 mod private_files;
+#[cfg(feature = "fleet")]
+mod roles;
+#[cfg(feature = "fleet")]
+mod schema;
 #[cfg(feature = "fleet")]
 mod service;
 pub mod socket;
@@ -24,11 +32,14 @@ mod tls;
 #[cfg(feature = "fleet")]
 mod url;
 
-pub use self::membership::FleetMembership;
+pub use self::membership::{FleetMembership, is_database_url};
 #[cfg(feature = "fleet")]
 pub use self::{
     argument::CallArgument,
     connection::{ConnectOptions, FleetConnection, FleetNotification, FleetNotifications, block_on},
     error::FleetError,
+    node::{FleetNode, NodeState},
+    roles::{HostRole, host_role},
+    schema::SCHEMA_VERSION,
     url::{DatabaseUrl, UrlError},
 };

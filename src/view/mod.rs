@@ -8,6 +8,8 @@ mod detail;
 mod hint;
 mod json;
 mod log;
+#[cfg(feature = "fleet")]
+mod nodes;
 mod points;
 mod screen;
 mod sessions;
@@ -24,11 +26,15 @@ pub use detail::{Further, History, detail};
 pub use hint::{Hint, PREFIX};
 pub use json::{json_line, pretty};
 pub use log::{LogBlock, log_block};
+#[cfg(feature = "fleet")]
+pub use nodes::{NodeLine, nodes};
 pub use points::{Health, Point, points, points_json};
 pub use screen::Screen;
 pub use sessions::{SessionState, session, sessions};
 pub use stats::{stats, stats_json};
 pub use tasks::{ListedTask, TaskColumn, tasks, tasks_in_columns, why};
+#[cfg(feature = "fleet")]
+pub use text::ago;
 pub use text::{duration, harmless_json, money, one_line, short_ids, since, when};
 pub use timeline::{lanes, timeline, timeline_html};
 

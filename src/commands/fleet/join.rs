@@ -1,0 +1,86 @@
+//! `bookend fleet join`: makes a ledger a node of a fleet.
+
+use std::path::Path;
+
+use uuid::Uuid;
+
+use super::database::{block_on, connect, membership};
+use super::options::FleetJoinOptions;
+use crate::error::{Error, Kind};
+use crate::fleet::{DatabaseUrl, FleetConnection, FleetError, FleetMembership, FleetNode, NodeState};
+use crate::ledger::{self, Ledger};
+use crate::log;
+use crate::task::Time;
+use crate::view;
+
+pub(super) fn join(options: &FleetJoinOptions, ledger: Option<&Path>) -> Result<String, Error> {
+    let url = DatabaseUrl::parse(&options.url).map_err(FleetError::from)?;
+    let at = ledger::locate(ledger)?;
+    let (mut ledger, merged) = Ledger::open(&at)?;
+    ledger::report_merged(&merged);
+    let before = membership(&ledger)?;
+    let node = before.as_ref().filter(|_| !options.new_node);
+    let membership = FleetMembership {
+        url: url.to_string(),
+        node: node.map_or_else(Uuid::new_v4, |before| before.node),
+        ledger: node.map_or_else(Uuid::new_v4, |before| before.ledger),
+        joined_at: Time::now().to_string(),
+    };
+    let replaced = before.as_ref().filter(|_| options.new_node).map(|before| before.node);
+    let role = block_on(async {
+        let connection = connect(&url).await?;
+        check_role(&connection).await?;
+        connection.check_schema().await?;
+        let nodes = connection.nodes().await?;
+        check_nodes(&nodes, &membership, replaced, connection.user())?;
+        Ok(connection.user().to_owned())
+    })?;
+    ledger.join_fleet(&membership.to_setting())?;
+    if let Some(before) = before.filter(|before| before.url != membership.url) {
+        log::note(&format!("it was in the fleet at {} before", before.url));
+    }
+    let file = view::one_line(&at.file.to_string_lossy()).into_owned();
+    let mut text = format!("{file} is in the fleet at {url}, as the role {role}\n");
+    if !ledger.has_monitor()? {
+        let monitor = view::suggestion(at.option(), "monitor");
+        text += &format!("its monitor does not run: runs with a key need it; start it: `{monitor}`\n");
+    }
+    Ok(text)
+}
+
+/// A pooler that makes one user of all would make one node of all hosts.
+pub(super) async fn check_role(connection: &FleetConnection) -> Result<(), Error> {
+    let (user, seen) = (connection.user(), connection.session_user().await?);
+    if seen == user {
+        return Ok(());
+    }
+    Err(Error::failed(format!(
+        "PostgreSQL at {} sees the role {seen} instead of {user}",
+        connection.server()
+    ))
+    .hint("each host needs a role of its own: configure the pooler to keep the user, not to force one"))
+}
+
+/// Each host has a role of its own: by the role PostgreSQL tells them apart.
+fn check_nodes(
+    nodes: &[FleetNode],
+    own: &FleetMembership,
+    replaced: Option<Uuid>,
+    role: &str,
+) -> Result<(), Error> {
+    let other = |node: &&FleetNode| node.id != own.node && node.role == role && node.state.is_member();
+    let is_replaced = |node: &FleetNode| replaced == Some(node.id) && node.state != NodeState::Reachable;
+    let Some(node) = nodes.iter().filter(other).find(|node| !is_replaced(node)) else { return Ok(()) };
+    let (host, init) = (&node.host, "bookend fleet init URL --host NAME");
+    let error = Error::new(Kind::Failed, format!("the role {role} belongs to the node of the host {host}"));
+    Err(match replaced == Some(node.id) {
+        true => error.hint(format!(
+            "{host} renews its lease: if that is another machine, make a role for this one with `{init}`; if \
+             it is this one, stop its monitor, and try again after a minute"
+        )),
+        false => error.hint(format!(
+            "make a role for this host with `{init}`; if {host} is gone for good, run `bookend fleet \
+             declare-lost {host}`"
+        )),
+    })
+}

@@ -1,0 +1,81 @@
+//! `bookend fleet leave`: makes a ledger independent again. Its rows in PostgreSQL stay.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::database::{block_on, connect, membership, no_fleet};
+use crate::error::{Error, Kind};
+use crate::fleet::{DatabaseUrl, FleetConnection, FleetError};
+use crate::ledger::{self, Ledger};
+use crate::log;
+use crate::view;
+
+/// What PostgreSQL says.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+enum LeaveAnswer {
+    Left,
+    Running { tasks: Vec<String> },
+}
+
+pub(super) fn leave(force: bool, ledger: Option<&Path>) -> Result<String, Error> {
+    let at = ledger::locate(ledger)?;
+    if !at.file.exists() {
+        return Err(no_fleet(&at));
+    }
+    let (mut ledger, merged) = Ledger::open(&at)?;
+    ledger::report_merged(&merged);
+    let membership = membership(&ledger)?.ok_or_else(|| no_fleet(&at))?;
+    if !force {
+        check_published(&ledger)?;
+    }
+    let url = DatabaseUrl::parse(&membership.url).map_err(FleetError::from)?;
+    let left = block_on(async {
+        let connection = connect(&url).await?;
+        left(&connection, membership.node, force).await
+    });
+    match left {
+        Err(e) if force => log::warn(&format!("PostgreSQL still has the node: {}", e.in_line()), ""),
+        other => other?,
+    }
+    ledger.leave_fleet()?;
+    let file = view::one_line(&at.file.to_string_lossy()).into_owned();
+    Ok(format!("{file} has left the fleet at {url}; its tasks stay there\n"))
+}
+
+/// What is not published now never will be.
+fn check_published(ledger: &Ledger) -> Result<(), Error> {
+    let forced = view::suggestion(ledger.option(), "fleet leave --force");
+    match ledger.count_unpublished()? {
+        0 => Ok(()),
+        n => {
+            let tasks = if n == 1 { "1 task is".to_owned() } else { format!("{n} tasks are") };
+            let monitor = view::suggestion(ledger.option(), "monitor");
+            Err(Error::new(Kind::Busy, format!("{tasks} not published yet"))
+                .hint(format!("`{monitor}` publishes them; to leave without them: `{forced}`")))
+        }
+    }
+}
+
+async fn left(connection: &FleetConnection, node: Uuid, force: bool) -> Result<(), Error> {
+    let nodes = connection.nodes().await?;
+    let Some(known) = nodes.iter().find(|known| known.id == node) else { return Ok(()) };
+    if !known.state.is_member() {
+        return Ok(());
+    }
+    let answer = connection.call("SELECT bookend.leave($1, $2)", &[node.into(), known.epoch.into()]).await?;
+    match answer {
+        LeaveAnswer::Running { tasks } if !force => {
+            let tasks: Vec<_> = tasks.iter().map(|id| view::one_line(id)).collect();
+            let error = format!("tasks of this ledger run: {}", tasks.join(", "));
+            Err(Error::new(Kind::Busy, error).hint("wait until they have ended: `bookend wait`"))
+        }
+        LeaveAnswer::Running { tasks } => {
+            log::warn(&format!("{} tasks stay `running` in the fleet", tasks.len()), "");
+            Ok(())
+        }
+        LeaveAnswer::Left => Ok(()),
+    }
+}

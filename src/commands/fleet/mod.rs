@@ -1,0 +1,50 @@
+//! `bookend fleet`: many hosts whose tasks and keys meet in one PostgreSQL database.
+
+#[cfg(feature = "fleet")]
+mod database;
+#[cfg(feature = "fleet")]
+mod declare_lost;
+#[cfg(feature = "fleet")]
+mod init;
+#[cfg(feature = "fleet")]
+mod join;
+#[cfg(feature = "fleet")]
+mod leave;
+mod options;
+#[cfg(feature = "fleet")]
+mod prune;
+#[cfg(feature = "fleet")]
+mod status;
+
+use std::path::Path;
+
+pub use options::{
+    DeclareLostOptions, FleetAction, FleetInitOptions, FleetJoinOptions, FleetPruneOptions,
+    FleetStatusOptions,
+};
+
+use crate::error::Error;
+
+/// The text for stdout.
+///
+/// # Errors
+/// When the database or the ledger cannot be used, or what is asked for is refused.
+#[cfg(feature = "fleet")]
+pub fn fleet(action: &FleetAction, ledger: Option<&Path>) -> Result<String, Error> {
+    match action {
+        FleetAction::Init(options) => init::init(options),
+        FleetAction::Join(options) => join::join(options, ledger),
+        FleetAction::Leave { force } => leave::leave(*force, ledger),
+        FleetAction::Status(options) => status::status(options, ledger),
+        FleetAction::Prune(options) => prune::prune(options, ledger),
+        FleetAction::DeclareLost(options) => declare_lost::declare_lost(options, ledger),
+    }
+}
+
+/// # Errors
+/// Always: the client of PostgreSQL is not part of this program.
+#[cfg(not(feature = "fleet"))]
+pub fn fleet(_: &FleetAction, _: Option<&Path>) -> Result<String, Error> {
+    Err(Error::failed("this bookend was built without the feature `fleet`")
+        .hint("build it with the default features: `cargo install --path . --locked`"))
+}
