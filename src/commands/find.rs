@@ -45,6 +45,18 @@ pub fn choose_in(ledger: &Ledger, which: &TaskChoice) -> Result<Task, Error> {
     })
 }
 
+/// The error for a task that is not in the source with this name.
+pub fn not_found(which: &TaskChoice, name: &str) -> Error {
+    Error::new(Kind::Nothing, format!("{} in {name} and its fleet", nothing(which)))
+}
+
+/// The error for the beginning of the ids of several tasks.
+pub fn ambiguous<'a>(id: &str, tasks: impl Iterator<Item = &'a Task>) -> Error {
+    let line = |task: &Task| format!("{}  {}  {}", task.id, task.status, task.started_at);
+    let tasks = tasks.map(line).collect::<Vec<_>>().join("\n  ");
+    Error::usage(format!("several task ids begin with {id:?}:\n  {tasks}")).hint("use more of the id")
+}
+
 /// The text of the error for a task that does not exist.
 pub fn nothing(which: &TaskChoice) -> String {
     match which {
@@ -81,12 +93,10 @@ pub fn find_in(ledger: &Ledger, id: &str) -> Result<Task, Error> {
         }
         TaskLookup::Ambiguous(ids) => {
             let tasks = ids.iter().filter_map(|id| match ledger.task(id.as_str()) {
-                Ok(TaskLookup::One(task)) => Some(format!("{id}  {}  {}", task.status, task.started_at)),
+                Ok(TaskLookup::One(task)) => Some(*task),
                 _ => None,
             });
-            let tasks = tasks.collect::<Vec<_>>().join("\n  ");
-            Err(Error::usage(format!("several task ids begin with {id:?}:\n  {tasks}"))
-                .hint("use more of the id"))
+            Err(ambiguous(id, tasks.collect::<Vec<_>>().iter()))
         }
     }
 }

@@ -23,6 +23,7 @@ pub mod redispatch;
 pub mod resume;
 pub mod session;
 pub mod show;
+pub mod source;
 pub mod stats;
 pub mod system;
 pub mod timeline;

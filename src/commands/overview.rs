@@ -7,6 +7,7 @@ use jiff::tz::TimeZone;
 
 use crate::commands::audit;
 use crate::commands::list;
+use crate::commands::source::TaskSource;
 use crate::commands::system;
 use crate::error::Error;
 use crate::exit::Exit;
@@ -25,15 +26,16 @@ pub fn overview(ledger: Option<&Path>, stale_after: Duration) -> Result<Exit, Er
     let path = at.file.to_string_lossy();
     let path = view::one_line(&path);
     let screen = Screen::of(&std::io::stdout());
-    let Some(ledger) = Ledger::open_read_only(&at)? else {
+    let source = TaskSource::here(&at)?;
+    let Some(ledger) = source.ledger() else {
         print(&format!("{}\nThere is no ledger yet at {path}\n{}", first_steps(&at), system::line(&at)))?;
         return Ok(Exit::Code(0));
     };
     let running = ledger.running()?;
     let shown = TaskFilter { limit: Some(running.len() + ENDED), ..TaskFilter::default() };
-    let tasks = ledger.tasks(&shown)?;
-    let runs = tasks.iter().take_while(|t| t.status == Status::Running).count();
-    let tasks = list::listed(&ledger, tasks)?;
+    let tasks = source.tasks(&shown)?;
+    let runs = tasks.iter().take_while(|row| row.task.status == Status::Running).count();
+    let tasks = list::listed(&source, tasks)?;
     let now = Time::now();
     let mut text = String::new();
     for (title, range) in [("Running", 0..runs), ("Ended last", runs..tasks.len())] {
@@ -44,8 +46,8 @@ pub fn overview(ledger: Option<&Path>, stale_after: Duration) -> Result<Exit, Er
         };
         text.push('\n');
     }
-    text += &today(&ledger, now)?;
-    let findings = audit::findings(&ledger, stale_after)?;
+    text += &today(ledger, now)?;
+    let findings = audit::findings(ledger, stale_after)?;
     text += &view::audit_summary(&findings, 0);
     if !findings.is_empty() {
         text += &format!("; see: {}", view::suggestion(ledger.option(), "audit"));

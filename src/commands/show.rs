@@ -3,15 +3,16 @@
 use std::path::Path;
 
 use crate::agent;
-use crate::commands::find::{TaskChoice, find};
+use crate::commands::find::{self, TaskChoice};
+use crate::commands::source::TaskSource;
 use crate::commands::{resume, unknown};
 use crate::error::Error;
 use crate::exit::Exit;
+use crate::fleet::FleetHistory;
 use crate::ledger::{self, Ledger, Location};
-use crate::recovery::liveness;
 use crate::run::options::{Lacks, kept, lacks};
 use crate::sys::stdout::print;
-use crate::task::{Status, Task, Time, Verdict};
+use crate::task::{FleetTask, Status, Task, Time, Verdict};
 use crate::view::{self, Further, History, Screen};
 
 /// The options of `bookend show`.
@@ -19,6 +20,8 @@ use crate::view::{self, Further, History, Screen};
 pub struct ShowOptions {
     pub which: TaskChoice,
     pub json: bool,
+    /// Only the tasks of this ledger.
+    pub here: bool,
 }
 
 /// Shows the task.
@@ -26,15 +29,24 @@ pub struct ShowOptions {
 /// # Errors
 /// When the ledger cannot be read, no task has such an id, or several have.
 pub fn show(options: &ShowOptions, ledger: Option<&Path>) -> Result<Exit, Error> {
-    let at = ledger::locate(ledger)?;
-    let (ledger, mut task) = find(&options.which, &at)?;
-    let verdict = liveness::verdict(&ledger, &mut task)?;
-    let history = history(&ledger, &task)?;
+    let source = TaskSource::open(ledger, options.here)?;
+    source.require(&find::nothing(&options.which))?;
+    let mut rows = [source.find(&options.which)?];
+    let verdict = source.verdicts(&mut rows)?.into_iter().next().flatten();
+    let [row] = rows;
+    let own = source.ledger().zip(source.at()).filter(|_| !row.is_elsewhere());
+    let history = match own {
+        Some((ledger, _)) => history(ledger, &row.task)?,
+        None => history_elsewhere(&source, &row.task)?,
+    };
     let text = match options.json {
-        true => view::detail_json(&task, &history),
+        true => view::detail_json(&row, &history),
         false => {
-            let further = further(&ledger, &at, verdict, &task, &history);
-            view::detail(&task, &history, &further, Time::now(), Screen::of(&std::io::stdout()))
+            let further = match own {
+                Some((ledger, at)) => further(ledger, at, verdict, &row.task, &history),
+                None => further_elsewhere(&source, &row),
+            };
+            view::detail(&row.task, &history, &further, Time::now(), Screen::of(&std::io::stdout()))
         }
     };
     print(&text)?;
@@ -51,6 +63,23 @@ fn history(ledger: &Ledger, task: &Task) -> ledger::Result<History> {
         invalidations: ledger.invalidations_of_task(&task.id)?,
         replaced_by: ledger.replaced_by(task)?,
     })
+}
+
+/// A session of another host is resumed only there.
+fn history_elsewhere(source: &TaskSource, task: &Task) -> Result<History, Error> {
+    let FleetHistory { transitions, invalidations, replaced_by } = source.history(task)?;
+    Ok(History { transitions, session: None, invalidations, replaced_by })
+}
+
+/// Nothing that another host wrote is taken for a path or a command of this one.
+fn further_elsewhere(source: &TaskSource, row: &FleetTask) -> Further {
+    Further {
+        ledger: source.at().and_then(|at| at.option()).map(Path::to_owned),
+        unreachable_since: row.unreachable_since().cloned(),
+        late: row.fleet.as_ref().and_then(|fleet| fleet.late.clone()),
+        is_elsewhere: true,
+        ..Further::default()
+    }
 }
 
 fn further(
@@ -86,6 +115,9 @@ fn further(
             Some(Lacks::Command | Lacks::Bytes | Lacks::Rest) => None,
         },
         ledger: at.option().map(Path::to_owned),
+        unreachable_since: None,
+        late: None,
+        is_elsewhere: false,
         is_invalidated: history.invalidations.iter().any(|i| i.restored_at.is_none()),
     }
 }

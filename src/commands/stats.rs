@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use crate::commands::find;
+use crate::commands::source::TaskSource;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::ledger::{self, Ledger};
@@ -22,28 +22,25 @@ pub struct StatsOptions {
     pub filter: TaskFilter,
     pub limit: usize,
     pub json: bool,
+    /// Only the tasks of this ledger.
+    pub here: bool,
 }
 
 /// # Errors
 /// When the ledger cannot be read, or stdout not be written.
 pub fn stats(options: &StatsOptions, ledger: Option<&Path>) -> Result<Exit, Error> {
-    let at = ledger::locate(ledger)?;
-    let path = at.file.to_string_lossy();
-    let path = view::one_line(&path);
-    let read = || -> Result<_, Error> {
-        let Some(ledger) = Ledger::open_read_only(&at)? else {
-            return Err(find::no_ledger("no tasks", &at));
-        };
-        Ok(ledger.stats(&options.by, &options.filter, options.limit)?)
-    };
+    let source = TaskSource::open(ledger, options.here)?;
+    source.require("no tasks")?;
+    let name = source.name().to_owned();
+    let read = move || source.stats(&options.by, &options.filter, options.limit);
     let stats = match std::io::stderr().is_terminal() {
-        true => noticed(NOTICEABLE, || log::note(&format!("still reading {path}")), read)?,
+        true => noticed(NOTICEABLE, || log::note(&format!("still reading {name}")), read)?,
         false => read()?,
     };
     let by: Vec<&str> = options.by.iter().map(|by| by.as_str()).collect();
     print(&match options.json {
         true => view::stats_json(&by, &stats.groups, &stats.total),
-        false if stats.groups.is_empty() => format!("no such tasks in {path}\n"),
+        false if stats.groups.is_empty() => format!("no such tasks in {name}\n"),
         false => {
             let text = view::stats(&by, &stats.groups, &stats.total, Screen::of(&std::io::stdout()));
             let more = if stats.has_more { "there are more groups (--limit N)\n" } else { "" };

@@ -5,8 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::commands::find;
-use crate::commands::list;
+use crate::commands::source::TaskSource;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::ledger::{self, Ledger};
@@ -20,19 +19,17 @@ pub struct TimelineOptions {
     /// What ran at that time or later: `filter.since` is always set.
     pub filter: TaskFilter,
     pub html: Option<PathBuf>,
+    /// Only the tasks of this ledger.
+    pub here: bool,
 }
 
 /// # Errors
 /// When the ledger cannot be read, or the page not be written.
 pub fn timeline(options: &TimelineOptions, ledger: Option<&Path>) -> Result<Exit, Error> {
-    let at = ledger::locate(ledger)?;
-    let path = at.file.to_string_lossy();
-    let path = view::one_line(&path);
-    let Some(ledger) = Ledger::open_read_only(&at)? else {
-        return Err(find::no_ledger("no tasks", &at));
-    };
-    let mut tasks = ledger.tasks_in_flight_since(&options.filter)?;
-    let verdicts = list::verdicts(&ledger, &mut tasks)?;
+    let source = TaskSource::open(ledger, options.here)?;
+    source.require("no tasks")?;
+    let mut tasks = source.in_flight_since(&options.filter)?;
+    let verdicts = source.verdicts(&mut tasks)?;
     let now = Time::now();
     let now = options.filter.until.map_or(now, |until| until.min(now));
     let since = options.filter.since.unwrap_or(now);
@@ -44,10 +41,10 @@ pub fn timeline(options: &TimelineOptions, ledger: Option<&Path>) -> Result<Exit
         String::new()
     };
     match &options.html {
-        None if runs == 0 => print(&format!("nothing ran in that period in {path}\n"))?,
+        None if runs == 0 => print(&format!("nothing ran in that period in {}\n", source.name()))?,
         None => print(&(view::timeline(&lanes, Screen::of(&io::stdout())) + &limited))?,
         Some(file) => {
-            write_page(file, &view::timeline_html(&lanes, &path))?;
+            write_page(file, &view::timeline_html(&lanes, source.name()))?;
             let file = file.to_string_lossy();
             let tasks = if runs == 1 { "task" } else { "tasks" };
             print(&format!("{runs} {tasks} in {}\n{limited}", view::one_line(&file)))?;

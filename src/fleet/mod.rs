@@ -10,6 +10,14 @@ mod connection;
 #[cfg(feature = "fleet")]
 mod error;
 mod membership;
+#[cfg(not(feature = "fleet"))]
+mod no_reader;
+#[cfg(feature = "fleet")]
+mod queries;
+#[cfg(feature = "fleet")]
+mod reader;
+#[cfg_attr(not(feature = "fleet"), allow(dead_code, reason = "only the reader fills these"))]
+mod rows;
 #[cfg(feature = "fleet")]
 mod migrate;
 #[cfg(feature = "fleet")]
@@ -33,6 +41,11 @@ mod tls;
 mod url;
 
 pub use self::membership::{FleetMembership, is_database_url};
+#[cfg(not(feature = "fleet"))]
+pub use self::no_reader::FleetReader;
+#[cfg(feature = "fleet")]
+pub use self::reader::FleetReader;
+pub use self::rows::{FleetAudit, FleetFinding, FleetHistory, FleetPage, FleetPlace};
 #[cfg(feature = "fleet")]
 pub use self::{
     argument::CallArgument,

@@ -19,6 +19,10 @@ pub enum LedgerError {
     #[error("choosing the ledger: uid {uid} has no home directory")]
     NoHome { uid: u32 },
 
+    /// The URL is not part of the message, as it may hold a password.
+    #[error("{chosen_by} names the database of a fleet; this command needs a ledger, which is a file")]
+    NotAFile { chosen_by: &'static str },
+
     #[error("{path} is a directory; the ledger is a file", path = .path.display())]
     IsDirectory { path: PathBuf },
 
@@ -162,7 +166,9 @@ impl From<LedgerError> for crate::error::Error {
     fn from(e: LedgerError) -> crate::error::Error {
         use crate::error::Kind;
         let kind = match e {
-            LedgerError::TaskExists { .. } | LedgerError::IdTooLong { .. } => Kind::Usage,
+            LedgerError::TaskExists { .. } | LedgerError::IdTooLong { .. } | LedgerError::NotAFile { .. } => {
+                Kind::Usage
+            }
             LedgerError::KeyBusy { .. } => Kind::Busy,
             _ => Kind::Failed,
         };
@@ -197,6 +203,9 @@ impl LedgerError {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             LedgerError::NoHome { .. } => "name the file with --ledger FILE or BOOKEND_LEDGER".to_owned(),
+            LedgerError::NotAFile { .. } => {
+                "list, show, stats, timeline and audit read a fleet with --ledger URL".to_owned()
+            }
             LedgerError::IsDirectory { path } => {
                 format!("name a file in it, such as --ledger {}", quoted_path(&path.join("bookend.db")))
             }

@@ -1,5 +1,6 @@
 //! Lists tasks: the running ones first, then the ended ones, each newest first.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use rusqlite::Connection;
@@ -95,8 +96,17 @@ impl Ledger {
 
     /// As [`Ledger::tasks`], page by page. A task that ends meanwhile is listed once.
     pub fn pages<'a>(&'a self, filter: &'a TaskFilter) -> TaskPages<'a> {
-        let next = NextPage::Running;
-        TaskPages { ledger: self, filter, next, left: filter.sql_limit(), running: HashSet::new() }
+        self.pages_by(Cow::Borrowed(filter))
+    }
+
+    /// As [`Ledger::pages`], of a filter that the pages keep.
+    pub fn pages_of(&self, filter: TaskFilter) -> TaskPages<'_> {
+        self.pages_by(Cow::Owned(filter))
+    }
+
+    fn pages_by<'a>(&'a self, filter: Cow<'a, TaskFilter>) -> TaskPages<'a> {
+        let (next, left) = (NextPage::Running, filter.sql_limit());
+        TaskPages { ledger: self, filter, next, left, running: HashSet::new() }
     }
 
     /// Counts the tasks that a filter selects, whatever its limit. Of a long history only a part is examined.
@@ -133,7 +143,7 @@ impl Ledger {
 /// The pages of a list.
 pub struct TaskPages<'a> {
     ledger: &'a Ledger,
-    filter: &'a TaskFilter,
+    filter: Cow<'a, TaskFilter>,
     next: NextPage,
     /// How many tasks the limit still allows.
     left: i64,
@@ -171,7 +181,7 @@ impl Iterator for TaskPages<'_> {
 impl TaskPages<'_> {
     /// The next page, which may be empty; `None`: there is none.
     fn read(&mut self) -> rusqlite::Result<Option<Vec<Task>>> {
-        let (conn, filter) = (self.ledger.conn(), self.filter);
+        let (conn, filter) = (self.ledger.conn(), self.filter.as_ref());
         let mut page = match std::mem::replace(&mut self.next, NextPage::None) {
             NextPage::None => return Ok(None),
             NextPage::Running => {

@@ -74,6 +74,12 @@ impl Location {
     }
 }
 
+/// The database that an option names instead of a file: a URL.
+pub fn database_url(option: &Path) -> Option<&str> {
+    let text = option.to_str()?;
+    ["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme)).then_some(text)
+}
+
 /// Chooses the ledger: `--ledger`, `$BOOKEND_LEDGER`, `$STATE_DIRECTORY`, `$XDG_STATE_HOME`,
 /// `~/.local/state`. An empty variable counts as unset. Creates nothing.
 pub fn locate(explicit: Option<&Path>) -> Result<Location> {
@@ -103,6 +109,9 @@ fn choose(
             .ok_or_else(|| LedgerError::NoHome { uid: geteuid().as_raw() })?;
         (home.join(".local/state/bookend/bookend.db"), ChosenBy::Default)
     };
+    if database_url(&file).is_some() {
+        return Err(LedgerError::NotAFile { chosen_by: chosen_by.as_str() });
+    }
     let file = std::path::absolute(&file)
         .map_err(|e| LedgerError::io("making the ledger's path absolute:", &file, e))?;
     Ok(Location { file, chosen_by })

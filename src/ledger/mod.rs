@@ -58,7 +58,7 @@ pub use fleet::{DirtyTask, UnpublishedTask};
 pub use followups::UnsafeSession;
 pub use handle::Ledger;
 pub use live::{FollowUp, FollowUpLock, LiveEvidence, LiveLock, MonitorLock, TakenLock};
-pub use location::{ChosenBy, Location, locate};
+pub use location::{ChosenBy, Location, database_url, locate};
 pub use merge::records_in_spool;
 #[cfg(test)]
 pub use merged::MergeOutcome;

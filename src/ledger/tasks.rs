@@ -57,6 +57,7 @@ impl DeliveryStatus {
 }
 
 const SELECT_BY_ID: &str = select!("WHERE id = ?1");
+const SELECT_HAS: &str = "SELECT EXISTS (SELECT 1 FROM task_history WHERE id = ?1)";
 const SELECT_HOLDER: &str = select!("WHERE status = 'running' AND key = ?1");
 const SELECT_LAST_OF_KEY: &str =
     select!("WHERE key = ?1 AND +status <> 'running' ORDER BY started_at DESC LIMIT 1");
@@ -400,6 +401,12 @@ impl Ledger {
     pub fn task(&self, id_or_prefix: &str) -> Result<TaskLookup> {
         self.check_files("reading a task")?;
         find(self.conn(), id_or_prefix).map_err(self.failed("reading a task"))
+    }
+
+    /// Whether there is a row with this id.
+    pub fn has_task(&self, id: &TaskId) -> Result<bool> {
+        let find = || self.conn().prepare_cached(SELECT_HAS)?.query_row([id], |row| row.get(0));
+        find().map_err(self.failed("looking for a task"))
     }
 
     /// The task that was started last, of those with this key if there is one.

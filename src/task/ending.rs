@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The status of a task. `Running` is the only one that is not final.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     Running,
@@ -68,6 +68,14 @@ impl Status {
                 _,
             ) => false,
         }
+    }
+}
+
+/// An unknown word of another program counts as a failure, so that no session is resumed because of it.
+impl<'de> Deserialize<'de> for Status {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Status, D::Error> {
+        let word = String::deserialize(deserializer)?;
+        Ok(Status::parse(&word).unwrap_or(Status::Failure))
     }
 }
 

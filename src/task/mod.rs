@@ -1,6 +1,7 @@
 //! The vocabulary of a task: what is known when it starts and when it ends, and the types for both.
 
 mod ending;
+mod fleet;
 mod identity;
 mod ids;
 mod outcome;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use crate::exit::Exit;
 
 pub use ending::{CancelReason, EndSource, Ending, FailureReason, InterruptReason, Status};
+pub use fleet::{FleetFacts, FleetTask};
 pub use identity::{ProcessIdentity, ProcessRecord, ProcessScope, RecordedProcesses, Verdict};
 pub use ids::{Key, Provider, SessionId, TaskId};
 pub use outcome::{

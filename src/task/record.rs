@@ -78,12 +78,14 @@ pub struct Task {
     pub max_rss_kib: Option<i64>,
     pub on_finish: Option<Value>,
     pub delivery_status: Option<String>,
+    #[serde(default)]
     pub delivery_attempts: i64,
     pub delivered_at: Option<RecordedTime>,
     pub retention_secs: Option<i64>,
     pub cleanup_after: Option<RecordedTime>,
     pub hinted_at: Option<RecordedTime>,
     /// How often `recover` has started its `--on-interrupted` command for the task.
+    #[serde(default)]
     pub hint_attempts: i64,
     pub user_argv: Option<Vec<String>>,
     pub run_options: Option<Value>,
@@ -124,7 +126,8 @@ fn process(pid: Option<i32>, start: Option<u64>, pidfd_inode: Option<u64>) -> Op
 }
 
 /// Figures of a group of tasks. `None`: known for none of them.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct StatsGroup {
     /// One for each column that the tasks are grouped by; `None`: the tasks without one.
     pub names: Vec<Option<String>>,
@@ -172,7 +175,7 @@ impl StatsGroup {
 }
 
 /// One line of `task_transition`: a change of a task's status.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusTransition {
     pub task_id: TaskId,
     pub at: RecordedTime,
@@ -228,7 +231,7 @@ impl SessionTrust {
 }
 
 /// One row of `session_invalidation`: a conversation that must not be resumed, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionInvalidation {
     pub id: i64,
     pub key: Option<Key>,

@@ -2,7 +2,7 @@
 
 use super::ending::Status;
 use super::ids::Key;
-use super::record::StatsGroup;
+use super::record::{StatsGroup, Task};
 use super::time::Time;
 
 /// Which tasks to read. `None` and an empty list do not filter.
@@ -37,6 +37,19 @@ impl TaskFilter {
             || self.model.is_some()
             || self.since.is_some()
             || self.until.is_some()
+    }
+
+    /// Whether it selects this task, whatever its limit.
+    pub fn takes(&self, task: &Task) -> bool {
+        let is = |wanted: &Option<String>, has: &Option<String>| wanted.is_none() || wanted == has;
+        let start = task.started_at.time();
+        (self.statuses.is_empty() || self.statuses.contains(&task.status))
+            && (self.key.is_none() || self.key == task.key)
+            && is(&self.repo, &task.repo)
+            && is(&self.agent, &task.agent)
+            && is(&self.model, &task.model)
+            && self.since.is_none_or(|since| start.is_some_and(|start| start >= since))
+            && self.until.is_none_or(|until| start.is_some_and(|start| start < until))
     }
 
     pub fn takes_running(&self) -> bool {

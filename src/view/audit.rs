@@ -40,10 +40,13 @@ pub enum Code {
     InconsistentTimestamps,
     MissingCleanup,
     Spooled,
+    Unreachable,
+    LateEnding,
+    DoubleClaim,
 }
 
 impl Code {
-    pub const ALL: [Code; 9] = [
+    pub const ALL: [Code; 12] = [
         Code::Lost,
         Code::StaleRunning,
         Code::Unverifiable,
@@ -53,6 +56,9 @@ impl Code {
         Code::InconsistentTimestamps,
         Code::MissingCleanup,
         Code::Spooled,
+        Code::Unreachable,
+        Code::LateEnding,
+        Code::DoubleClaim,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -66,6 +72,9 @@ impl Code {
             Code::InconsistentTimestamps => "inconsistent_timestamps",
             Code::MissingCleanup => "missing_cleanup",
             Code::Spooled => "spooled",
+            Code::Unreachable => "unreachable",
+            Code::LateEnding => "late_ending",
+            Code::DoubleClaim => "double_claim",
         }
     }
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::screen::Screen;
-use super::tasks::{changed_nothing, style, why};
+use super::tasks::{changed_nothing, style, unreachable, why};
 use super::text::{ago, cells, duration, money, one_line, since, when};
 use crate::shell::{command_line, operand, suggestion};
 use crate::task::{
@@ -44,6 +44,12 @@ pub struct Further {
     pub is_invalidated: bool,
     /// The ledger, if it is not the default one.
     pub ledger: Option<PathBuf>,
+    /// Since when the host of a running task has not answered.
+    pub unreachable_since: Option<RecordedTime>,
+    /// How the task ended, as its host reported it after the fleet had ended it.
+    pub late: Option<Value>,
+    /// The task is one of another host: what is on this one has nothing to do with it.
+    pub is_elsewhere: bool,
 }
 
 /// One line per fact; unknown facts have none. Long text is not cut.
@@ -145,6 +151,11 @@ fn end(page: &mut Page, task: &Task, (history, further): (&History, &Further), n
             Verdict::Unverifiable => "cannot be judged from here".to_owned(),
         }),
     );
+    page.plain(
+        "alive",
+        further.unreachable_since.as_ref().map(|since| alive_elsewhere(task, since, further)),
+    );
+    page.data("ended later", further.late.as_ref().map(late).as_deref());
     page.text("error", task.error.as_deref());
     let dated = |time: &RecordedTime| format!("{} ({})", when(time), ago(time, now));
     page.plain("started", Some(dated(&task.started_at)));
@@ -163,6 +174,21 @@ fn end(page: &mut Page, task: &Task, (history, further): (&History, &Further), n
     page.plain("recorded by", task.end_source.as_deref().map(known_by));
     page.plain("out of memory", task.oom_killed.filter(|killed| *killed).map(|_| "yes".to_owned()));
     page.data("leftovers", task.leftovers.as_ref().map(leftovers).as_deref());
+}
+
+/// What is known of a running task whose host does not answer.
+fn alive_elsewhere(task: &Task, since: &RecordedTime, further: &Further) -> String {
+    let host = task.host.as_deref().unwrap_or_default();
+    let lost = suggestion(further.ledger.as_deref(), &format!("fleet declare-lost {}", operand(host)));
+    let since = unreachable(since);
+    format!("not known: its host is {since}; if that is off, {} settles its tasks", one_line(&lost))
+}
+
+/// `success at 2026-11-30T12:00:00.000Z, after the fleet had ended it`.
+fn late(end: &Value) -> String {
+    let text = |name: &str| end.get(name).and_then(Value::as_str);
+    let at = text("finished_at").map_or_else(String::new, |at| format!(" at {at}"));
+    format!("{}{at}, after the fleet had ended it", text("status").unwrap_or("not known how"))
 }
 
 /// An exit code, with the signal that programs report as 128 + its number.
@@ -352,7 +378,8 @@ fn further_lines(page: &mut Page, task: &Task, further: &Further) {
             })
             .as_deref(),
     );
-    let journal = task.boot_id.as_ref().zip(task.supervisor_pid).map(|(boot, supervisor)| {
+    let logged_here = task.boot_id.as_ref().zip(task.supervisor_pid).filter(|_| !further.is_elsewhere);
+    let journal = logged_here.map(|(boot, supervisor)| {
         let agent = task.agent_pid.map_or_else(String::new, |p| format!(" + _PID={p}"));
         format!("journalctl _BOOT_ID={} _PID={supervisor}{agent}", boot.replace('-', ""))
     });

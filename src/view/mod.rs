@@ -40,7 +40,7 @@ pub use timeline::{lanes, timeline, timeline_html};
 
 use serde::Serialize;
 
-use crate::task::Task;
+use crate::task::FleetTask;
 
 /// The title line of a table.
 pub fn title(text: &str, screen: Screen) -> String {
@@ -59,7 +59,7 @@ impl JsonListing {
         format!("{{\n  \"ledger\": {},\n  \"tasks\": [", json_line(&ledger).trim_end())
     }
 
-    pub fn tasks(&mut self, tasks: &[Task]) -> String {
+    pub fn tasks(&mut self, tasks: &[FleetTask]) -> String {
         let mut text = String::new();
         for task in tasks {
             text += if self.has_tasks { ",\n    " } else { "\n    " };
@@ -76,15 +76,15 @@ impl JsonListing {
 }
 
 /// One task per line.
-pub fn tasks_json_lines(tasks: &[Task]) -> String {
+pub fn tasks_json_lines(tasks: &[FleetTask]) -> String {
     tasks.iter().map(json_line).collect()
 }
 
 /// `{"task", "transitions", "session", "invalidations"}`, and a newline.
-pub fn detail_json(task: &Task, history: &History) -> String {
+pub fn detail_json(task: &FleetTask, history: &History) -> String {
     #[derive(Serialize)]
     struct Page<'a> {
-        task: &'a Task,
+        task: &'a FleetTask,
         #[serde(flatten)]
         history: &'a History,
     }

@@ -5,13 +5,13 @@ use serde_json::Value;
 
 use super::screen::Screen;
 use super::table::{Cell, Column, Shrinks, table};
-use super::text::{ago, count, cut, duration, money, one_line, short_ids, since};
-use crate::task::{Key, SessionId, Status, Task, Time, Verdict};
+use super::text::{ago, count, cut, duration, money, one_line, short_ids, since, when};
+use crate::task::{FleetTask, Key, RecordedTime, SessionId, Status, Task, Time, Verdict};
 
 /// A task as listed.
 #[derive(Debug, Clone)]
 pub struct ListedTask {
-    pub task: Task,
+    pub row: FleetTask,
     /// The verdict on a running task.
     pub verdict: Option<Verdict>,
     /// Its command in a few words.
@@ -26,6 +26,7 @@ pub enum TaskColumn {
     Why,
     Agent,
     Key,
+    Host,
     Repo,
     Issue,
     User,
@@ -44,12 +45,13 @@ pub enum TaskColumn {
 use TaskColumn as C;
 
 impl TaskColumn {
-    pub const ALL: [TaskColumn; 18] = [
+    pub const ALL: [TaskColumn; 19] = [
         C::Id,
         C::Status,
         C::Why,
         C::Agent,
         C::Key,
+        C::Host,
         C::Repo,
         C::Issue,
         C::User,
@@ -62,6 +64,21 @@ impl TaskColumn {
         C::Tool,
         C::Session,
         C::Cwd,
+        C::Command,
+    ];
+
+    /// The columns of `list` in a fleet.
+    pub const FLEET: [TaskColumn; 11] = [
+        C::Id,
+        C::Status,
+        C::Why,
+        C::Host,
+        C::Agent,
+        C::Key,
+        C::Started,
+        C::Time,
+        C::Turns,
+        C::Cost,
         C::Command,
     ];
 
@@ -80,6 +97,7 @@ impl TaskColumn {
             C::Why => "why",
             C::Agent => "agent",
             C::Key => "key",
+            C::Host => "host",
             C::Repo => "repo",
             C::Issue => "issue",
             C::User => "user",
@@ -103,6 +121,7 @@ impl TaskColumn {
             C::Why => ("WHY", false, Shrinks::AtEnd(8), 15),
             C::Agent => ("AGENT", false, Shrinks::AtEnd(6), 13),
             C::Key => ("KEY", false, Shrinks::AtStart(10), 18),
+            C::Host => ("HOST", false, Shrinks::AtEnd(6), 17),
             C::Repo => ("REPO", false, Shrinks::AtStart(10), 4),
             C::Issue => ("ISSUE", true, Shrinks::Never, 3),
             C::User => ("USER", false, Shrinks::AtEnd(6), 2),
@@ -121,14 +140,15 @@ impl TaskColumn {
     }
 
     fn cell(self, listed: &ListedTask, id: &str, now: Time, screen: Screen) -> Cell {
-        let task = &listed.task;
+        let task = &listed.row.task;
         let known = |text: Option<&str>| one_line(text.unwrap_or_default()).into_owned();
         let text = match self {
             C::Id => one_line(id).into_owned(),
             C::Status => return Cell { text: task.status.to_string(), style: style(task.status) },
-            C::Why => return why_cell(task, listed.verdict),
+            C::Why => return why_cell(&listed.row, listed.verdict),
             C::Agent => known(task.agent.as_deref()),
             C::Key => known(task.key.as_ref().map(Key::as_str)),
+            C::Host => known(task.host.as_deref()),
             C::Repo => known(task.repo.as_deref()),
             C::Issue => task.issue_number.map_or_else(String::new, |n| format!("#{n}")),
             C::User => known(task.user.as_deref()),
@@ -168,14 +188,18 @@ pub fn tasks_in_columns(tasks: &[ListedTask], columns: &[TaskColumn], now: Time,
 }
 
 fn rows(tasks: &[ListedTask], columns: &[TaskColumn], now: Time, screen: Screen) -> Vec<Vec<Cell>> {
-    let ids: Vec<&str> = tasks.iter().map(|listed| listed.task.id.as_str()).collect();
+    let ids: Vec<&str> = tasks.iter().map(|listed| listed.row.task.id.as_str()).collect();
     let row = |(listed, id): (&ListedTask, &str)| {
         columns.iter().map(|column| column.cell(listed, id, now, screen)).collect()
     };
     tasks.iter().zip(short_ids(&ids)).map(row).collect()
 }
 
-fn why_cell(task: &Task, verdict: Option<Verdict>) -> Cell {
+fn why_cell(row: &FleetTask, verdict: Option<Verdict>) -> Cell {
+    if let Some(since) = row.unreachable_since() {
+        return Cell { text: unreachable(since), style: AnsiColor::Yellow.on_default() };
+    }
+    let task = &row.task;
     let (text, style) = match verdict {
         Some(Verdict::Gone | Verdict::Recycled) => ("lost".to_owned(), AnsiColor::Red.on_default()),
         Some(Verdict::Unverifiable) => ("unverifiable".to_owned(), AnsiColor::Yellow.on_default()),
@@ -185,6 +209,12 @@ fn why_cell(task: &Task, verdict: Option<Verdict>) -> Cell {
         Some(Verdict::Alive) | None => (why(task), Style::new()),
     };
     Cell { text, style }
+}
+
+/// What is said about a running task whose host does not answer.
+pub fn unreachable(since: &RecordedTime) -> String {
+    let since = since.time().map_or_else(|| when(since), |time| format!("{:.0}", time.timestamp()));
+    format!("unreachable since {since}")
 }
 
 /// All tokens, as far as they are known.

@@ -22,19 +22,23 @@ pub fn command(task: &Task) -> String {
         );
         (is_agent && (1..=argv.len()).contains(&agent.args_start)).then_some(agent.args_start)
     });
-    let shown = match start.map(|at| (&argv[at - 1], &argv[at..])) {
+    match start.map(|at| (&argv[at - 1], &argv[at..])) {
         Some((program, args)) => match prompt(args) {
-            Some(prompt) => vec![base(program), prompt],
-            None => std::iter::once(base(program)).chain(args.iter().map(String::as_str)).collect(),
+            Some(prompt) => first_words([base(program), prompt].into_iter()),
+            None => words_of(program, args),
         },
-        None => match argv.split_first() {
-            Some((program, args)) => {
-                std::iter::once(base(program)).chain(args.iter().map(String::as_str)).collect()
-            }
-            None => Vec::new(),
-        },
-    };
-    first_words(shown.into_iter())
+        None => whole_command(task),
+    }
+}
+
+/// The words of the command, without asking which of them is a prompt.
+pub fn whole_command(task: &Task) -> String {
+    let argv = task.user_argv.as_ref().or(task.argv.as_ref());
+    argv.and_then(|argv| argv.split_first()).map_or_else(String::new, |(program, args)| words_of(program, args))
+}
+
+fn words_of(program: &str, args: &[String]) -> String {
+    first_words(std::iter::once(base(program)).chain(args.iter().map(String::as_str)))
 }
 
 fn base(program: &str) -> &str {

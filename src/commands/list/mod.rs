@@ -6,50 +6,51 @@ mod watch;
 
 use std::path::Path;
 
-pub use table::{ListOptions, Output, TABLE_LIMIT, listed, verdicts};
+pub use table::{ListOptions, Output, TABLE_LIMIT, listed};
 
+use crate::commands::source::TaskSource;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::ledger::{self, Ledger, Location};
+use crate::ledger;
 use crate::sys::stdout::print;
 use crate::task::TaskFilter;
 use crate::view::{self, Screen, TaskColumn};
 use table::TaskTable;
 
-/// Lists the tasks. A missing ledger counts as one without tasks.
+/// Lists the tasks of the fleet that the ledger is in. A missing ledger counts as one without tasks.
 ///
 /// # Errors
 /// When the ledger cannot be chosen or read, or stdout cannot be written.
 pub fn list(options: &ListOptions, ledger: Option<&Path>) -> Result<Exit, Error> {
-    let at = ledger::locate(ledger)?;
     if options.watch {
-        return watch::watch(options, &at);
+        return watch::watch(options, &ledger::locate(ledger)?);
     }
-    let ledger = Ledger::open_read_only(&at)?;
+    let source = TaskSource::open(ledger, options.here)?;
     match options.output {
-        Output::Json => json(ledger.as_ref(), &at, &options.filter)?,
-        Output::JsonLines => json_lines(ledger.as_ref(), &options.filter)?,
+        Output::Json => json(&source, &options.filter)?,
+        Output::JsonLines => json_lines(&source, &options.filter)?,
         Output::Table => {
-            let listing = TaskTable::read(ledger.as_ref(), &options.filter)?;
+            let listing = TaskTable::read(&source, &options.filter)?;
+            let usual = if source.is_fleet() { &TaskColumn::FLEET[..] } else { &TaskColumn::LIST };
             let screen = Screen::of(&std::io::stdout());
-            print(&listing.table(ledger.as_ref(), &at, options, &TaskColumn::LIST, screen)?)?;
+            print(&listing.table(&source, options, usual, screen)?)?;
         }
     }
     Ok(Exit::Code(0))
 }
 
 /// Each page is printed before the next one is read: a long history takes no more memory than a short one.
-fn json(ledger: Option<&Ledger>, at: &Location, filter: &TaskFilter) -> Result<(), Error> {
+fn json(source: &TaskSource, filter: &TaskFilter) -> Result<(), Error> {
     let mut listing = view::JsonListing::default();
-    print(&listing.begin(&at.file.to_string_lossy()))?;
-    for page in ledger.into_iter().flat_map(|ledger| ledger.pages(filter)) {
+    print(&listing.begin(&source.place()))?;
+    for page in source.pages(filter) {
         print(&listing.tasks(&page?))?;
     }
     print(listing.end())
 }
 
-fn json_lines(ledger: Option<&Ledger>, filter: &TaskFilter) -> Result<(), Error> {
-    for page in ledger.into_iter().flat_map(|ledger| ledger.pages(filter)) {
+fn json_lines(source: &TaskSource, filter: &TaskFilter) -> Result<(), Error> {
+    for page in source.pages(filter) {
         print(&view::tasks_json_lines(&page?))?;
     }
     Ok(())

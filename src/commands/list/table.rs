@@ -1,11 +1,10 @@
 //! The table of `list`: the tasks, their columns, and how many tasks it leaves out.
 
 use super::brief;
+use crate::commands::source::TaskSource;
 use crate::commands::system;
 use crate::error::Error;
-use crate::ledger::{Ledger, Location};
-use crate::recovery::liveness;
-use crate::task::{Task, TaskFilter, Time, Verdict};
+use crate::task::{FleetTask, TaskFilter, Time};
 use crate::view::{self, ListedTask, Screen, TaskColumn};
 
 /// How many tasks a table shows without `--limit`.
@@ -19,6 +18,8 @@ pub struct ListOptions {
     pub columns: Vec<TaskColumn>,
     pub output: Output,
     pub watch: bool,
+    /// Only the tasks of this ledger.
+    pub here: bool,
 }
 
 /// The output format.
@@ -32,40 +33,38 @@ pub enum Output {
 /// The tasks of a table as they were read.
 #[derive(Default)]
 pub struct TaskTable {
-    tasks: Vec<Task>,
+    tasks: Vec<FleetTask>,
     /// `20 of 33`, if the limit left tasks out.
     left_out: Option<String>,
 }
 
 impl TaskTable {
-    pub fn read(ledger: Option<&Ledger>, filter: &TaskFilter) -> Result<TaskTable, Error> {
-        let Some(ledger) = ledger else { return Ok(TaskTable::default()) };
-        let tasks = ledger.tasks(filter)?;
-        let left_out = left_out(ledger, filter, tasks.len())?;
+    pub fn read(source: &TaskSource, filter: &TaskFilter) -> Result<TaskTable, Error> {
+        let tasks = source.tasks(filter)?;
+        let left_out = left_out(source, filter, tasks.len())?;
         Ok(TaskTable { tasks, left_out })
     }
 
     /// The table, or a line that says why it is empty.
     pub fn table(
         &self,
-        ledger: Option<&Ledger>,
-        at: &Location,
+        source: &TaskSource,
         options: &ListOptions,
         usual: &[TaskColumn],
         screen: Screen,
     ) -> Result<String, Error> {
-        let path = at.file.to_string_lossy();
-        let path = view::one_line(&path);
-        let Some(ledger) = ledger else {
-            return Ok(format!("no tasks: there is no ledger yet at {path}\n{}", system::line(at)));
-        };
+        let name = source.name();
+        let system = || source.at().map_or_else(String::new, system::line);
+        if source.at().is_some() && source.ledger().is_none() {
+            return Ok(format!("no tasks: there is no ledger yet at {name}\n{}", system()));
+        }
         if self.tasks.is_empty() {
             return Ok(match options.filter.selects() {
-                true => format!("no such tasks in {path}\n"),
-                false => format!("no tasks in {path}\n{}", system::line(at)),
+                true => format!("no such tasks in {name}\n"),
+                false => format!("no tasks in {name}\n{}", system()),
             });
         }
-        let tasks = listed(ledger, self.tasks.clone())?;
+        let tasks = listed(source, self.tasks.clone())?;
         let text = match options.columns.as_slice() {
             [] => view::tasks(&tasks, usual, Time::now(), screen),
             chosen => view::tasks_in_columns(&tasks, chosen, Time::now(), screen),
@@ -75,11 +74,11 @@ impl TaskTable {
     }
 }
 
-fn left_out(ledger: &Ledger, filter: &TaskFilter, shown: usize) -> Result<Option<String>, Error> {
+fn left_out(source: &TaskSource, filter: &TaskFilter, shown: usize) -> Result<Option<String>, Error> {
     if filter.limit.is_none_or(|limit| shown < limit) {
         return Ok(None);
     }
-    let all = ledger.count(filter)?;
+    let all = source.count(filter)?;
     Ok(match all.is_exact {
         true => (all.at_least > shown).then(|| format!("{shown} of {}", all.at_least)),
         false => Some(format!("{shown} of more than {}", all.at_least.max(shown))),
@@ -90,16 +89,13 @@ fn left_out(ledger: &Ledger, filter: &TaskFilter, shown: usize) -> Result<Option
 ///
 /// # Errors
 /// When the live locks cannot be read.
-pub fn listed(ledger: &Ledger, mut tasks: Vec<Task>) -> Result<Vec<ListedTask>, Error> {
-    let verdicts = verdicts(ledger, &mut tasks)?;
+pub fn listed(source: &TaskSource, mut tasks: Vec<FleetTask>) -> Result<Vec<ListedTask>, Error> {
+    let verdicts = source.verdicts(&mut tasks)?;
     let listed = tasks.into_iter().zip(verdicts);
-    Ok(listed.map(|(task, verdict)| ListedTask { command: brief::command(&task), task, verdict }).collect())
+    Ok(listed.map(|(row, verdict)| ListedTask { command: command(&row), row, verdict }).collect())
 }
 
-/// The verdict on each running task. A task that has ended meanwhile is read again.
-///
-/// # Errors
-/// When the live locks cannot be read.
-pub fn verdicts(ledger: &Ledger, tasks: &mut [Task]) -> Result<Vec<Option<Verdict>>, Error> {
-    tasks.iter_mut().map(|task| liveness::verdict(ledger, task)).collect()
+/// The words of another host are not those of an agent that this one knows.
+fn command(row: &FleetTask) -> String {
+    if row.is_elsewhere() { brief::whole_command(&row.task) } else { brief::command(&row.task) }
 }

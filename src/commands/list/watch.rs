@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use super::table::{ListOptions, TaskTable};
+use crate::commands::source::TaskSource;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::ledger::{Ledger, Location};
@@ -30,8 +31,9 @@ const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
 /// # Errors
 /// When the ledger cannot be read or stdout not be written.
 pub fn watch(options: &ListOptions, at: &Location) -> Result<Exit, Error> {
+    let source = TaskSource::here(at)?;
     let mut table =
-        WatchedTable { options, at, ledger: None, file: None, version: None, listing: TaskTable::default() };
+        WatchedTable { options, at, source, file: None, version: None, listing: TaskTable::default() };
     sys::set_mask(SignalSet::ALL);
     let watch = Watch::new().map_err(|e| Error::failed("watching for signals").caused_by(e))?;
     let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
@@ -51,7 +53,7 @@ pub fn watch(options: &ListOptions, at: &Location) -> Result<Exit, Error> {
 struct WatchedTable<'a> {
     options: &'a ListOptions,
     at: &'a Location,
-    ledger: Option<Ledger>,
+    source: TaskSource,
     /// The device and the inode of the file that is open.
     file: Option<(u64, u64)>,
     version: Option<i64>,
@@ -64,21 +66,21 @@ impl WatchedTable<'_> {
         let file = fs::metadata(&self.at.file).ok().map(|meta| (meta.dev(), meta.ino()));
         // A ledger that was removed or replaced reports no change.
         let is_other = file != self.file;
-        if self.ledger.is_none() || is_other {
-            (self.ledger, self.file) = (Ledger::open_read_only(self.at)?, file);
+        if self.source.ledger().is_none() || is_other {
+            (self.source, self.file) = (TaskSource::here(self.at)?, file);
         }
-        let version = self.ledger.as_ref().map(Ledger::version).transpose()?;
+        let version = self.source.ledger().map(Ledger::version).transpose()?;
         if version == self.version && !is_due && !is_other {
             return Ok(false);
         }
         self.version = version;
-        self.listing = TaskTable::read(self.ledger.as_ref(), filter)?;
+        self.listing = TaskTable::read(&self.source, filter)?;
         Ok(true)
     }
 
     fn text(&self) -> Result<String, Error> {
         let screen = Screen::of(&std::io::stdout());
-        self.listing.table(self.ledger.as_ref(), self.at, self.options, &TaskColumn::WATCH, screen)
+        self.listing.table(&self.source, self.options, &TaskColumn::WATCH, screen)
     }
 }
 

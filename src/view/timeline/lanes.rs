@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, BinaryHeap, HashMap};
 
 use super::super::text::{count, duration, money};
 use super::axis::TimeAxis;
-use crate::task::{Key, RecordedTime, Status, Task, Time, Verdict};
+use crate::task::{FleetTask, Key, RecordedTime, Status, Task, Time, Verdict};
 
 /// How a run ended, as its bar shows it. Where bars collide, the greater one is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,22 +15,26 @@ pub enum BarOutcome {
     Cancelled,
     /// The task is `running`, but not its supervisor.
     Lost,
+    /// The task is `running`, and its host does not answer.
+    Unreachable,
     Interrupted,
     Failure,
 }
 
 impl BarOutcome {
-    pub(super) const ALL: [BarOutcome; 6] = [
+    pub(super) const ALL: [BarOutcome; 7] = [
         BarOutcome::Success,
         BarOutcome::Failure,
         BarOutcome::Interrupted,
         BarOutcome::Cancelled,
         BarOutcome::Lost,
+        BarOutcome::Unreachable,
         BarOutcome::Running,
     ];
 
-    fn of(status: Status, verdict: Option<Verdict>) -> BarOutcome {
-        match (status, verdict) {
+    fn of(row: &FleetTask, verdict: Option<Verdict>) -> BarOutcome {
+        match (row.task.status, verdict) {
+            (Status::Running, _) if row.unreachable_since().is_some() => BarOutcome::Unreachable,
             (Status::Running, Some(Verdict::Alive) | None) => BarOutcome::Running,
             (Status::Running, _) => BarOutcome::Lost,
             (Status::Success, _) => BarOutcome::Success,
@@ -48,6 +52,7 @@ impl BarOutcome {
             BarOutcome::Interrupted => '!',
             BarOutcome::Cancelled => '⊘',
             BarOutcome::Lost => '?',
+            BarOutcome::Unreachable => '~',
             BarOutcome::Running => '►',
         }
     }
@@ -59,6 +64,7 @@ impl BarOutcome {
             BarOutcome::Interrupted => "interrupted",
             BarOutcome::Cancelled => "cancelled",
             BarOutcome::Lost => "lost",
+            BarOutcome::Unreachable => "unreachable",
             BarOutcome::Running => "running",
         }
     }
@@ -68,6 +74,9 @@ impl BarOutcome {
 #[derive(Debug, Clone)]
 pub struct LaneRun<'a> {
     pub task: &'a Task,
+    /// `None`: the ledger is in no fleet.
+    pub host: Option<&'a str>,
+    pub unreachable_since: Option<&'a RecordedTime>,
     pub from: i64,
     pub to: i64,
     pub outcome: BarOutcome,
@@ -106,6 +115,8 @@ pub struct Lane<'a> {
     pub key: Option<&'a str>,
     /// All different ones, oldest first.
     pub agents: Vec<&'a str>,
+    /// The same of the hosts, in a fleet.
+    pub hosts: Vec<&'a str>,
     /// Runs that overlap are on different lines.
     pub lines: Vec<Vec<LaneRun<'a>>>,
     pub total: LaneTotal,
@@ -138,37 +149,47 @@ impl TaskLanes<'_> {
 }
 
 /// The tasks that ran between `since` and `now`.
-pub fn lanes<'a>(tasks: &'a [Task], verdicts: &[Option<Verdict>], since: Time, now: Time) -> TaskLanes<'a> {
+pub fn lanes<'a>(
+    tasks: &'a [FleetTask],
+    verdicts: &[Option<Verdict>],
+    since: Time,
+    now: Time,
+) -> TaskLanes<'a> {
     let (since, now) = (since.unix_millis(), now.unix_millis());
     let mut runs: Vec<LaneRun<'a>> =
         tasks.iter().zip(verdicts).filter_map(|(task, verdict)| run(task, *verdict, since, now)).collect();
     runs.sort_by_key(|run| (run.from, run.to));
     let begin = runs.first().map_or(since, |run| run.from);
     let mut total = LaneTotal::default();
-    let mut lanes: HashMap<(Option<&str>, Option<&str>), Vec<LaneRun<'a>>> = HashMap::new();
+    let mut lanes: HashMap<_, Vec<LaneRun<'a>>> = HashMap::new();
     for run in runs {
         total.add(&run);
         let (key, agent) = (run.task.key.as_ref().map(Key::as_str), run.task.agent.as_deref());
-        lanes.entry((key, agent.filter(|_| key.is_none()))).or_default().push(run);
+        // A key is that of one task at a time in the whole fleet, and an agent works on many hosts.
+        let place = (agent, run.host);
+        lanes.entry((key, key.is_none().then_some(place))).or_default().push(run);
     }
     let mut lanes: Vec<Lane<'a>> = lanes.into_iter().map(|((key, _), runs)| lane(key, runs)).collect();
-    lanes.sort_by(|a, b| (b.newest, a.key, &a.agents).cmp(&(a.newest, b.key, &b.agents)));
+    lanes.sort_by(|a, b| (b.newest, a.key, &a.agents, &a.hosts).cmp(&(a.newest, b.key, &b.agents, &b.hosts)));
     TaskLanes { lanes, total, axis: TimeAxis { begin, end: now.max(begin + 1) } }
 }
 
-fn run(task: &Task, verdict: Option<Verdict>, since: i64, now: i64) -> Option<LaneRun<'_>> {
+fn run(row: &FleetTask, verdict: Option<Verdict>, since: i64, now: i64) -> Option<LaneRun<'_>> {
+    let task = &row.task;
     let at = |time: &RecordedTime| time.time().map(Time::unix_millis);
     let start = at(&task.started_at)?;
-    let outcome = BarOutcome::of(task.status, verdict);
+    let outcome = BarOutcome::of(row, verdict);
     let end = match outcome {
         BarOutcome::Running => Some(now),
-        BarOutcome::Lost => None,
+        BarOutcome::Lost | BarOutcome::Unreachable => None,
         _ => task.finished_at.as_ref().and_then(at),
     };
     let to = end.or_else(|| task.last_seen_at.as_ref().and_then(at)).unwrap_or(start);
     let from = start.max(since);
     (to >= since).then(|| LaneRun {
         task,
+        host: row.fleet.as_ref().and(task.host.as_deref()),
+        unreachable_since: row.unreachable_since(),
         from,
         to: to.clamp(from, now.max(from)),
         outcome,
@@ -180,7 +201,7 @@ fn run(task: &Task, verdict: Option<Verdict>, since: i64, now: i64) -> Option<La
 /// The lane of these runs, which are sorted by their start.
 fn lane<'a>(key: Option<&'a str>, runs: Vec<LaneRun<'a>>) -> Lane<'a> {
     let mut lane = Lane { key, ..Lane::default() };
-    let mut seen = BTreeSet::new();
+    let (mut seen, mut seen_hosts) = (BTreeSet::new(), BTreeSet::new());
     // The lines that are free when a run starts, and when the others will be.
     let (mut free, mut busy) = (BTreeSet::new(), BinaryHeap::new());
     for run in runs {
@@ -188,6 +209,7 @@ fn lane<'a>(key: Option<&'a str>, runs: Vec<LaneRun<'a>>) -> Lane<'a> {
         let start = run.task.started_at.time().map_or(run.from, Time::unix_millis);
         lane.newest = if lane.lines.is_empty() { start } else { lane.newest.max(start) };
         lane.agents.extend(run.task.agent.as_deref().filter(|agent| seen.insert(*agent)));
+        lane.hosts.extend(run.host.filter(|host| seen_hosts.insert(*host)));
         while busy.peek().is_some_and(|Reverse((end, _))| *end <= run.from) {
             free.extend(busy.pop().map(|Reverse((_, line))| line));
         }

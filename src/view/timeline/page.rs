@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::super::tasks::why;
+use super::super::tasks::{unreachable, why};
 use super::super::text::{cut, cut_middle, cut_start, duration, money, one_line};
 use super::axis::{LINES_PER_AXIS, TimeAxis};
 use super::lanes::{BarOutcome, Lane, LaneRun, LaneTotal, TaskLanes};
@@ -86,9 +86,12 @@ fn row(lane: &Lane<'_>, axis: TimeAxis) -> String {
     )
 }
 
-/// The key and the agents. A key that does not fit is cut before its end, which has the number of the issue.
+/// The key, the agents, and the hosts of a fleet. A key that does not fit is cut before its end, which has the number of the issue.
 fn label(lane: &Lane<'_>) -> String {
-    let agents = lane.agents.join(", ");
+    let mut agents = lane.agents.join(", ");
+    if !lane.hosts.is_empty() {
+        agents = format!("{agents} on {}", lane.hosts.join(", "));
+    }
     let agents = html(&cut(&one_line(&agents), LONGEST));
     let Some(key) = lane.key else {
         let agent = format!("<span class=\"agent\">{agents}</span>");
@@ -127,10 +130,15 @@ fn bar(run: &LaneRun<'_>, axis: TimeAxis) -> String {
 
 fn details(run: &LaneRun<'_>) -> Vec<String> {
     let task = run.task;
-    let why = if run.outcome == BarOutcome::Lost { "lost".to_owned() } else { why(task) };
+    let why = match run.unreachable_since {
+        Some(since) => unreachable(since),
+        None if run.outcome == BarOutcome::Lost => "lost".to_owned(),
+        None => why(task),
+    };
     let status = if why.is_empty() { task.status.to_string() } else { format!("{} ({why})", task.status) };
     let end = match &task.finished_at {
         _ if run.outcome == BarOutcome::Running => "still running".to_owned(),
+        _ if run.unreachable_since.is_some() => "its host does not answer".to_owned(),
         Some(at) if run.is_end_known => format!("finished {at}"),
         _ => "end time unknown".to_owned(),
     };
@@ -138,6 +146,7 @@ fn details(run: &LaneRun<'_>) -> Vec<String> {
     lines.push(format!("ran {}", duration(run.ms)));
     lines.extend(task.key.as_ref().map(|k| format!("key {k}")));
     lines.extend(task.agent.as_ref().map(|a| format!("agent {a}")));
+    lines.extend(run.host.map(|host| format!("host {host}")));
     lines.extend(task.cost_usd.map(|c| format!("cost {}", money(c))));
     lines.extend(task.error.as_ref().map(|e| e.lines().take(3).collect::<Vec<_>>().join(" ")));
     lines

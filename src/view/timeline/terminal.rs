@@ -8,9 +8,10 @@ use super::super::text::{cells, cut, one_line};
 use super::axis::{LINES_PER_AXIS, TimeAxis};
 use super::lanes::{BarOutcome, Lane, LaneRun, LaneTotal, TaskLanes};
 
-const COLUMNS: [Column; 5] = [
+const COLUMNS: [Column; 6] = [
     Column { title: "KEY", right: false, shrinks: Shrinks::InMiddle(12), matters: 9 },
     Column { title: "AGENT", right: false, shrinks: Shrinks::AtEnd(6), matters: 6 },
+    Column { title: "HOST", right: false, shrinks: Shrinks::AtEnd(6), matters: 4 },
     Column { title: "RUNS", right: true, shrinks: Shrinks::Never, matters: 8 },
     Column { title: "TIME", right: true, shrinks: Shrinks::Never, matters: 7 },
     Column { title: "COST", right: true, shrinks: Shrinks::Never, matters: 5 },
@@ -43,7 +44,7 @@ pub fn timeline(lanes: &TaskLanes<'_>, screen: Screen) -> String {
     text + &screen.paint(Style::new().dimmed(), &wrapped(&legend(lanes), width)) + "\n"
 }
 
-/// The cells of each line, with agents of at most this width, and its bars. If there are several lanes, the
+/// The cells of each line, with agents and hosts of at most this width, and its bars. If there are several lanes, the
 /// total is the last line.
 fn rows<'l, 'a>(lanes: &'l TaskLanes<'a>, agents: usize) -> (Vec<Vec<Cell>>, Vec<&'l [LaneRun<'a>]>) {
     let mut rows = Vec::new();
@@ -55,21 +56,23 @@ fn rows<'l, 'a>(lanes: &'l TaskLanes<'a>, agents: usize) -> (Vec<Vec<Cell>>, Vec
         }
     }
     if lanes.lanes.len() > 1 {
-        rows.push(cells_of("total".to_owned(), String::new(), &lanes.total));
+        rows.push(cells_of(["total".to_owned(), String::new(), String::new()], &lanes.total));
         bars.push(&[]);
     }
     (rows, bars)
 }
 
-fn names(lane: &Lane<'_>, agents: usize) -> Vec<Cell> {
+fn names(lane: &Lane<'_>, width: usize) -> Vec<Cell> {
     let key = lane.key.map_or_else(|| "-".to_owned(), |key| one_line(key).into_owned());
-    cells_of(key, cut(&one_line(&lane.agents.join(", ")), agents).into_owned(), &lane.total)
+    let [agents, hosts] =
+        [&lane.agents, &lane.hosts].map(|all| cut(&one_line(&all.join(", ")), width).into_owned());
+    cells_of([key, agents, hosts], &lane.total)
 }
 
-fn cells_of(key: String, agent: String, total: &LaneTotal) -> Vec<Cell> {
+fn cells_of(names: [String; 3], total: &LaneTotal) -> Vec<Cell> {
     let [runs, time, cost] = total.figures();
     let runs = runs.split(' ').next().unwrap_or_default().to_owned();
-    [key, agent, runs, time, cost].map(Cell::from).into()
+    names.into_iter().chain([runs, time, cost]).map(Cell::from).collect()
 }
 
 /// The cell of a time.
@@ -122,7 +125,9 @@ fn style(outcome: BarOutcome) -> Style {
         BarOutcome::Running => AnsiColor::Cyan,
         BarOutcome::Success => AnsiColor::Green,
         BarOutcome::Failure => AnsiColor::Red,
-        BarOutcome::Cancelled | BarOutcome::Interrupted | BarOutcome::Lost => AnsiColor::Yellow,
+        BarOutcome::Cancelled | BarOutcome::Interrupted | BarOutcome::Lost | BarOutcome::Unreachable => {
+            AnsiColor::Yellow
+        }
     };
     colour.on_default()
 }

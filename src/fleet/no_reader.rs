@@ -1,0 +1,59 @@
+//! The reader of a build without the client of PostgreSQL: it never connects.
+
+use super::rows::{FleetAudit, FleetHistory, FleetPage, FleetPlace};
+use crate::error::Error;
+use crate::task::{FleetTask, GroupBy, Key, Task, TaskFilter, TaskId, TaskStats};
+
+/// As the reader of other builds; there is none.
+#[derive(Debug)]
+pub enum FleetReader {}
+
+impl FleetReader {
+    pub fn connect(_: &str) -> Result<FleetReader, Error> {
+        Err(Error::failed("this bookend was built without the fleet").hint("build it with the feature fleet"))
+    }
+
+    pub fn page(
+        &self,
+        _: &TaskFilter,
+        _: bool,
+        _: Option<&FleetPlace>,
+        _: usize,
+    ) -> Result<FleetPage, Error> {
+        match *self {}
+    }
+
+    pub fn count(&self, _: &TaskFilter, _: &[TaskId], _: usize) -> Result<usize, Error> {
+        match *self {}
+    }
+
+    pub fn in_flight_since(&self, _: &TaskFilter) -> Result<Vec<FleetTask>, Error> {
+        match *self {}
+    }
+
+    pub fn with_prefix(&self, _: &str) -> Result<Vec<FleetTask>, Error> {
+        match *self {}
+    }
+
+    pub fn newest(&self, _: Option<&Key>) -> Result<Option<FleetTask>, Error> {
+        match *self {}
+    }
+
+    pub fn history(&self, _: &Task) -> Result<FleetHistory, Error> {
+        match *self {}
+    }
+
+    pub fn stats(
+        &self,
+        _: (&[GroupBy], usize),
+        _: &TaskFilter,
+        _: &[TaskId],
+        _: &[&Task],
+    ) -> Result<TaskStats, Error> {
+        match *self {}
+    }
+
+    pub fn audit(&self) -> Result<FleetAudit, Error> {
+        match *self {}
+    }
+}
