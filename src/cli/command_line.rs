@@ -41,7 +41,8 @@ pub(super) struct Common {
     /// Ledger, an SQLite file
     ///
     /// By default $BOOKEND_LEDGER, else $STATE_DIRECTORY/bookend.db, else $XDG_STATE_HOME/bookend/bookend.db
-    /// (~/.local/state).
+    /// (~/.local/state). list, show, stats, timeline and audit also read the database of a fleet: a URL such
+    /// as postgres://reader@db.example.org/bookend.
     #[arg(
         long,
         global = true,
@@ -114,7 +115,9 @@ pub(super) enum Command {
     /// orphan_process (ended, and processes of it still run), unsafe_session (the key would resume a session
     /// whose last task did not succeed), delivery_failed (--on-finish failed or was interrupted),
     /// inconsistent_timestamps (times that contradict each other), missing_cleanup (no expiry date), spooled
-    /// (the end waits in the spool).
+    /// (the end waits in the spool); in a fleet also unreachable (running on a host that does not answer),
+    /// late_ending (its host reported the end after the fleet had ended it), double_claim (two hosts run a
+    /// task with this key).
     Audit(AuditArgs),
     /// Record what a task made
     Artifact(ArtifactArgs),

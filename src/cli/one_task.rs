@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::run_again::RunAgainArgs;
+use super::selection::Source;
 use super::values::any_key;
 use crate::commands::find::TaskChoice;
 use crate::commands::logs;
@@ -34,6 +35,8 @@ impl OneTask {
 pub struct ShowArgs {
     #[command(flatten)]
     which: OneTask,
+    #[command(flatten)]
+    source: Source,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -41,7 +44,7 @@ pub struct ShowArgs {
 
 impl ShowArgs {
     pub fn request(self) -> show::ShowOptions {
-        show::ShowOptions { which: self.which.choice(), json: self.json }
+        show::ShowOptions { which: self.which.choice(), json: self.json, here: self.source.here }
     }
 }
 

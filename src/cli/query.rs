@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand};
 
-use super::selection::Selection;
+use super::selection::{Selection, Source};
 use super::shell::ForShell;
 use super::values::{any_key, code, column, duration, group, limit, severity};
 use crate::commands::artifact;
@@ -46,6 +46,8 @@ pub struct ListArgs {
     /// Print one JSON object per line, one per task
     #[arg(long)]
     jsonl: bool,
+    #[command(flatten)]
+    source: Source,
     /// Redraw the table when something changes
     ///
     /// It shows the time, the tokens, the cost and the current tool of running tasks. Ctrl-C ends it.
@@ -66,6 +68,7 @@ impl ListArgs {
             columns: self.columns,
             output,
             watch: self.watch,
+            here: self.source.here,
         }
     }
 }
@@ -98,6 +101,8 @@ pub struct AuditArgs {
     /// Report a task without output for this long
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = duration)]
     stale_after: Duration,
+    #[command(flatten)]
+    source: Source,
     /// Print JSON: {"summary", "shown", "findings": [...]}
     #[arg(long)]
     json: bool,
@@ -112,6 +117,7 @@ impl AuditArgs {
             fail_on: self.fail_on,
             stale_after: self.stale_after,
             json: self.json,
+            here: self.source.here,
         }
     }
 }
@@ -252,6 +258,8 @@ pub struct StatsArgs {
     /// Show at most this many groups
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = limit)]
     limit: usize,
+    #[command(flatten)]
+    source: Source,
     /// Print one JSON object: {"by", "groups": [...], "total"}
     #[arg(long)]
     json: bool,
@@ -264,6 +272,7 @@ impl StatsArgs {
             filter: self.selection.filter(None),
             limit: self.limit,
             json: self.json,
+            here: self.source.here,
         }
     }
 }
@@ -276,6 +285,8 @@ pub struct TimelineArgs {
     /// Show at most this many tasks, the newest
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = limit)]
     limit: usize,
+    #[command(flatten)]
+    source: Source,
     /// Write an HTML page to this file
     ///
     /// The page loads nothing else.
@@ -285,7 +296,11 @@ pub struct TimelineArgs {
 
 impl TimelineArgs {
     pub fn request(self) -> timeline::TimelineOptions {
-        timeline::TimelineOptions { filter: self.selection.filter(Some(self.limit)), html: self.html }
+        timeline::TimelineOptions {
+            filter: self.selection.filter(Some(self.limit)),
+            html: self.html,
+            here: self.source.here,
+        }
     }
 }
 

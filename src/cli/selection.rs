@@ -42,6 +42,14 @@ pub(super) struct Selection {
     until: Option<Time>,
 }
 
+// No doc comment: it would become the help of the command.
+#[derive(Debug, Args)]
+pub(super) struct Source {
+    /// Show only the tasks of this ledger, not of its fleet
+    #[arg(long)]
+    pub(super) here: bool,
+}
+
 impl Selection {
     pub(super) fn filter(self, limit: Option<usize>) -> TaskFilter {
         let Selection { status, failed, key, repo, agent, model, since, until } = self;

@@ -9,7 +9,6 @@ use std::time::Duration;
 use crate::commands::source::TaskSource;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::ledger::{self, Ledger};
 use crate::log;
 use crate::sys::stdout::print;
 use crate::task::{GroupBy, TaskFilter};

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use crate::commands::source::TaskSource;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::ledger::{self, Ledger};
 use crate::sys::stdout::print;
 use crate::task::{TaskFilter, Time};
 use crate::view::{self, Screen};

@@ -13,6 +13,10 @@ mod membership;
 #[cfg(not(feature = "fleet"))]
 mod no_reader;
 #[cfg(feature = "fleet")]
+mod password;
+#[cfg(feature = "fleet")]
+mod private_files;
+#[cfg(feature = "fleet")]
 mod queries;
 #[cfg(feature = "fleet")]
 mod reader;
@@ -42,7 +46,7 @@ mod url;
 
 pub use self::membership::{FleetMembership, is_database_url};
 #[cfg(not(feature = "fleet"))]
-pub use self::no_reader::FleetReader;
+pub use self::no_reader::AbsentReader as FleetReader;
 #[cfg(feature = "fleet")]
 pub use self::reader::FleetReader;
 pub use self::rows::{FleetAudit, FleetFinding, FleetHistory, FleetPage, FleetPlace};

@@ -6,10 +6,10 @@ use crate::task::{FleetTask, GroupBy, Key, Task, TaskFilter, TaskId, TaskStats};
 
 /// As the reader of other builds; there is none.
 #[derive(Debug)]
-pub enum FleetReader {}
+pub enum AbsentReader {}
 
-impl FleetReader {
-    pub fn connect(_: &str) -> Result<FleetReader, Error> {
+impl AbsentReader {
+    pub fn connect(_: &str) -> Result<AbsentReader, Error> {
         Err(Error::failed("this bookend was built without the fleet").hint("build it with the feature fleet"))
     }
 

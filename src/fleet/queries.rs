@@ -15,7 +15,8 @@ macro_rules! row {
 macro_rules! matched {
     () => {
         "(cardinality($1) = 0 OR t.status = ANY ($1)) AND ($2 IS NULL OR t.key = $2)
-             AND ($3 IS NULL OR t.repo = $3) AND ($4 IS NULL OR t.agent = $4) AND ($5 IS NULL OR t.model = $5)"
+             AND ($3 IS NULL OR t.repo = $3) AND ($4 IS NULL OR t.agent = $4)
+             AND ($5 IS NULL OR t.model = $5)"
     };
 }
 
@@ -125,7 +126,8 @@ pub(super) const STATS: &str = concat!(
                CASE WHEN 'repo' = ANY ($10) THEN repo END AS by_repo,
                CASE WHEN 'key' = ANY ($10) THEN key END AS by_key,
                CASE WHEN 'model' = ANY ($10) THEN model END AS by_model,
-               CASE WHEN 'day' = ANY ($10) THEN to_char(started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD') END AS by_day,
+               CASE WHEN 'day' = ANY ($10)
+                    THEN to_char(started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD') END AS by_day,
                CASE WHEN abs(cost_usd) <= 1e9 THEN cost_usd END AS cost,
                CASE WHEN abs(duration_ms) <= 1e12 THEN duration_ms END AS time,
                CASE WHEN abs(input_tokens) <= 1e12 THEN input_tokens END AS tokens_in,

@@ -10,11 +10,23 @@ use crate::task::{
     Task, TaskId, TaskStats,
 };
 
-/// The columns without which a row is not shown. They hold text, whole numbers or times, so that any value can
-/// be read.
+/// The columns without which a row is not shown. They hold text, whole numbers or times, so that any value
+/// can be read.
 const NEEDED: [&str; 14] = [
-    "id", "key", "repo", "agent", "agent_type", "model", "host", "cwd", "status", "reason", "error",
-    "started_at", "finished_at", "duration_ms",
+    "id",
+    "key",
+    "repo",
+    "agent",
+    "agent_type",
+    "model",
+    "host",
+    "cwd",
+    "status",
+    "reason",
+    "error",
+    "started_at",
+    "finished_at",
+    "duration_ms",
 ];
 
 /// A part of a list, and where the next one begins.
@@ -150,7 +162,14 @@ impl FleetGroup {
             true => Vec::new(),
             false => by.iter().filter(|by| **by != GroupBy::All).map(name).collect(),
         };
-        StatsGroup { names, cost_usd_median, cost_usd_p95, duration_ms_median, duration_ms_p95, ..self.figures }
+        StatsGroup {
+            names,
+            cost_usd_median,
+            cost_usd_p95,
+            duration_ms_median,
+            duration_ms_p95,
+            ..self.figures
+        }
     }
 }
 

@@ -68,7 +68,7 @@ impl TaskColumn {
     ];
 
     /// The columns of `list` in a fleet.
-    pub const FLEET: [TaskColumn; 11] = [
+    pub const LIST_OF_HOSTS: [TaskColumn; 11] = [
         C::Id,
         C::Status,
         C::Why,

@@ -34,7 +34,8 @@ pub fn command(task: &Task) -> String {
 /// The words of the command, without asking which of them is a prompt.
 pub fn whole_command(task: &Task) -> String {
     let argv = task.user_argv.as_ref().or(task.argv.as_ref());
-    argv.and_then(|argv| argv.split_first()).map_or_else(String::new, |(program, args)| words_of(program, args))
+    argv.and_then(|argv| argv.split_first())
+        .map_or_else(String::new, |(program, args)| words_of(program, args))
 }
 
 fn words_of(program: &str, args: &[String]) -> String {

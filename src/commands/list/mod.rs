@@ -31,7 +31,7 @@ pub fn list(options: &ListOptions, ledger: Option<&Path>) -> Result<Exit, Error>
         Output::JsonLines => json_lines(&source, &options.filter)?,
         Output::Table => {
             let listing = TaskTable::read(&source, &options.filter)?;
-            let usual = if source.is_fleet() { &TaskColumn::FLEET[..] } else { &TaskColumn::LIST };
+            let usual = if source.is_fleet() { &TaskColumn::LIST_OF_HOSTS[..] } else { &TaskColumn::LIST };
             let screen = Screen::of(&std::io::stdout());
             print(&listing.table(&source, options, usual, screen)?)?;
         }

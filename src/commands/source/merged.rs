@@ -1,10 +1,10 @@
-//! The list of a whole fleet: the tasks of this host from its ledger, and the others from the database, in one
+//! The list of a whole fleet: the tasks of this host from its ledger, the others from the database, in one
 //! order.
 
 use std::collections::{HashSet, VecDeque};
 use std::iter::Peekable;
 
-use super::TaskSource;
+use super::task_source::TaskSource;
 use crate::error::Error;
 use crate::fleet::FleetPlace;
 use crate::task::{FleetTask, Status, TaskFilter};
@@ -12,8 +12,34 @@ use crate::task::{FleetTask, Status, TaskFilter};
 /// The tasks that are read from the database at once, and returned as one page.
 const PAGE: usize = 64;
 
+impl TaskSource {
+    /// The selected tasks, running ones first, each newest first.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read, or the database if it is alone.
+    pub fn tasks(&self, filter: &TaskFilter) -> Result<Vec<FleetTask>, Error> {
+        let mut tasks = Vec::new();
+        for page in self.pages(filter) {
+            tasks.extend(page?);
+        }
+        Ok(tasks)
+    }
+
+    /// As [`TaskSource::tasks`], page by page.
+    pub fn pages<'a>(
+        &'a self,
+        filter: &'a TaskFilter,
+    ) -> Box<dyn Iterator<Item = Result<Vec<FleetTask>, Error>> + 'a> {
+        if self.is_fleet() {
+            return Box::new(merged_pages(self, filter));
+        }
+        let pages = self.ledger().into_iter().flat_map(|ledger| ledger.pages(filter));
+        Box::new(pages.map(|page| Ok(page?.into_iter().map(|task| self.own(task)).collect())))
+    }
+}
+
 /// The pages of the list. After an error there are no more.
-pub(super) fn pages<'a>(
+fn merged_pages<'a>(
     source: &'a TaskSource,
     filter: &'a TaskFilter,
 ) -> impl Iterator<Item = Result<Vec<FleetTask>, Error>> + 'a {
@@ -105,8 +131,8 @@ struct OtherTasks<'a> {
     source: &'a TaskSource,
     filter: TaskFilter,
     is_running: bool,
-    /// How many rows the limit still allows. Those of this host count: a row that is older than so many others
-    /// is not listed.
+    /// How many rows the limit still allows. Those of this host count: a row that is older than so many
+    /// others is not listed.
     left: usize,
     after: Option<FleetPlace>,
     read: VecDeque<FleetTask>,
@@ -119,9 +145,9 @@ impl OtherTasks<'_> {
         if most == 0 {
             return Ok(false);
         }
-        let page = self.source.ask(|reader| {
-            reader.page(&self.filter, self.is_running, self.after.as_ref(), most)
-        })?;
+        let page = self
+            .source
+            .ask(|reader| reader.page(&self.filter, self.is_running, self.after.as_ref(), most))?;
         let Some(page) = page else { return Ok(false) };
         self.left = if page.next.is_some() { self.left - most } else { 0 };
         self.after = page.next;

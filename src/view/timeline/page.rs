@@ -86,7 +86,8 @@ fn row(lane: &Lane<'_>, axis: TimeAxis) -> String {
     )
 }
 
-/// The key, the agents, and the hosts of a fleet. A key that does not fit is cut before its end, which has the number of the issue.
+/// The key, the agents, and the hosts of a fleet. A key that does not fit is cut before its end, which has
+/// the number of the issue.
 fn label(lane: &Lane<'_>) -> String {
     let mut agents = lane.agents.join(", ");
     if !lane.hosts.is_empty() {

@@ -44,8 +44,8 @@ pub fn timeline(lanes: &TaskLanes<'_>, screen: Screen) -> String {
     text + &screen.paint(Style::new().dimmed(), &wrapped(&legend(lanes), width)) + "\n"
 }
 
-/// The cells of each line, with agents and hosts of at most this width, and its bars. If there are several lanes, the
-/// total is the last line.
+/// The cells of each line, with agents and hosts of at most this width, and its bars. If there are several
+/// lanes, the total is the last line.
 fn rows<'l, 'a>(lanes: &'l TaskLanes<'a>, agents: usize) -> (Vec<Vec<Cell>>, Vec<&'l [LaneRun<'a>]>) {
     let mut rows = Vec::new();
     let mut bars = Vec::new();

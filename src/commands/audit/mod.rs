@@ -1,13 +1,16 @@
 //! `bookend audit`: reports problems, each with the command that fixes it. It changes nothing.
 
+mod fleet;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::commands::source::TaskSource;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::exit::exit_code;
-use crate::ledger::{self, Ledger, LiveEvidence, TaskLookup};
+use crate::ledger::{Ledger, LiveEvidence, TaskLookup};
 use crate::process::leftovers::{LedgerFile, LeftoverSweep, SharedScan, SparedReason};
 use crate::process::procfs::identity::ProcessStat;
 use crate::recovery;
@@ -29,16 +32,18 @@ pub struct AuditOptions {
     pub fail_on: Option<Severity>,
     pub stale_after: Duration,
     pub json: bool,
+    /// Only the tasks of this ledger.
+    pub here: bool,
 }
 
 /// # Errors
 /// When the ledger cannot be read.
 pub fn audit(options: &AuditOptions, ledger: Option<&Path>) -> Result<Exit, Error> {
-    let at = ledger::locate(ledger)?;
-    let findings = match Ledger::open_read_only(&at)? {
-        Some(ledger) => findings(&ledger, options.stale_after)?,
-        None => Vec::new(),
-    };
+    let source = TaskSource::open(ledger, options.here)?;
+    let own = source.ledger().map(|ledger| findings(ledger, options.stale_after)).transpose()?;
+    let mut findings = own.unwrap_or_default();
+    findings.extend(fleet::findings(&source)?);
+    findings.sort_by_key(|f| std::cmp::Reverse(f.severity));
     let shown: Vec<&Finding> = findings
         .iter()
         .filter(|f| options.severity.is_none_or(|s| f.severity == s))

@@ -1,0 +1,132 @@
+//! The findings of a fleet: what the database knows and the ledger of this host does not.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::commands::source::TaskSource;
+use crate::error::Error;
+use crate::fleet::FleetFinding;
+use crate::task::{FleetTask, Key, RecordedTime, Status, Task, TaskId, Time};
+use crate::view::{self, Code, Finding, Severity};
+
+/// Each task has only its first finding.
+///
+/// # Errors
+/// When the ledger cannot be read, or the database if it is alone.
+pub(super) fn findings(source: &TaskSource) -> Result<Vec<Finding>, Error> {
+    let Some(found) = source.audit()? else { return Ok(Vec::new()) };
+    let mut audit = FleetAuditor { source, now: Time::now(), found: Vec::new(), told: BTreeSet::new() };
+    for claim in &found.double_claims {
+        audit.double_claim(claim);
+    }
+    for row in &found.late {
+        audit.late(row);
+    }
+    for row in found.unreachable.iter().chain(&found.unsettled) {
+        // The ledger has what is known of the tasks of this host.
+        if !source.has(&row.task.id)? {
+            audit.elsewhere(row);
+        }
+    }
+    Ok(audit.found)
+}
+
+struct FleetAuditor<'a> {
+    source: &'a TaskSource,
+    now: Time,
+    found: Vec<Finding>,
+    told: BTreeSet<TaskId>,
+}
+
+impl FleetAuditor<'_> {
+    fn tell(&mut self, code: Code, task: &Task, detail: String, fix: String) {
+        if !self.told.insert(task.id.clone()) {
+            return;
+        }
+        let last = task.finished_at.as_ref().or(task.last_seen_at.as_ref()).unwrap_or(&task.started_at);
+        self.found.push(Finding {
+            code,
+            severity: Severity::Warn,
+            task: Some(task.id.clone()),
+            key: task.key.clone(),
+            age_ms: self.age(last),
+            detail,
+            fix,
+        });
+    }
+
+    fn age(&self, time: &RecordedTime) -> Option<i64> {
+        view::since(time, self.now)
+    }
+
+    fn command(&self, what: &str) -> String {
+        view::suggestion(self.source.at().and_then(|at| at.option()), what)
+    }
+
+    /// A command that reads the fleet, through the ledger or without one.
+    fn show(&self, task: &Task) -> String {
+        let what = format!("show {}", view::operand(task.id.as_str()));
+        match self.source.at() {
+            Some(_) => self.command(&what),
+            None => view::suggestion(Some(Path::new(&self.source.place())), &what),
+        }
+    }
+
+    fn double_claim(&mut self, claim: &FleetFinding) {
+        let detail = claim.detail.as_ref().map_or_else(String::new, |detail| format!(": {detail}"));
+        self.found.push(Finding {
+            code: Code::DoubleClaim,
+            severity: Severity::Error,
+            task: None,
+            key: Some(Key::recorded(claim.subject.clone())),
+            age_ms: self.age(&claim.at),
+            detail: format!("{} runs a task with this key, and so does another host{detail}", claim.host),
+            fix: self.command(&format!("cancel --key {}", view::operand(&claim.subject))),
+        });
+    }
+
+    fn late(&mut self, row: &FleetTask) {
+        let late = row.fleet.as_ref().and_then(|fleet| fleet.late.as_ref());
+        let status = late.and_then(|late| late.get("status")?.as_str()).unwrap_or("unknown");
+        let host = host(&row.task);
+        let reason = row.task.reason.as_deref().unwrap_or("fleet");
+        let detail = format!("{host} reported its end ({status}) after the fleet had ended it ({reason})");
+        let fix = self.show(&row.task);
+        self.tell(Code::LateEnding, &row.task, detail, fix);
+    }
+
+    /// A running task whose host does not answer, or an ended one that is not settled there.
+    fn elsewhere(&mut self, row: &FleetTask) {
+        let task = &row.task;
+        let host = host(task);
+        if let Some(since) = row.unreachable_since() {
+            let detail = format!(
+                "it is `running` on {host}, {}; if {host} is off, declare it lost",
+                view::unreachable(since)
+            );
+            let fix = self.command(&format!("fleet declare-lost {}", view::operand(host)));
+            return self.tell(Code::Unreachable, task, detail, fix);
+        }
+        if task.delivery_status.as_deref() == Some("failed") {
+            let attempts = task.delivery_attempts;
+            let detail = format!("its --on-finish command failed on {host} (attempts: {attempts})");
+            // A line break would end the comment.
+            let deliver = view::suggestion(None, &format!("deliver {}", view::operand(task.id.as_str())));
+            let fix = format!("{deliver}  # on {}", view::one_line(host));
+            return self.tell(Code::DeliveryFailed, task, detail, fix);
+        }
+        let detail = match (&task.finished_at, task.status) {
+            (Some(_), Status::Running) => format!("it is `running` on {host}, and has an end time"),
+            (None, status) => format!("it ended as {status} on {host}, and has no end time"),
+            (Some(end), _) => {
+                format!("it ended ({end}) before it started ({}) on {host}", task.started_at)
+            }
+        };
+        let fix = self.show(task);
+        self.tell(Code::InconsistentTimestamps, task, detail, fix);
+    }
+}
+
+fn host(task: &Task) -> &str {
+    task.host.as_deref().unwrap_or("another host")
+}
