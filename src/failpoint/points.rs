@@ -68,7 +68,15 @@ pub const STEPS: &[&str] = &[
 ];
 
 /// What the hub of a monitor passes, and a run that asks it for a key.
-pub const HUB: &[&str] = &["run.granted", "hub.registered", "hub.sent", "hub.reconciling", "hub.draining"];
+pub const HUB: &[&str] = &[
+    "run.granted",
+    "hub.taken",
+    "hub.releasing",
+    "hub.registered",
+    "hub.sent",
+    "hub.reconciling",
+    "hub.draining",
+];
 
 /// What `bookend adopt` passes.
 pub const ADOPTION: &[&str] = &[

@@ -54,7 +54,7 @@ pub use connect::SQLITE;
 pub use ending::FinishOutcome;
 pub use error::{LedgerError, Result};
 #[cfg(feature = "fleet")]
-pub use fleet::{DirtyTask, UnpublishedTask};
+pub use fleet::{DirtyTask, RunningKey, UnpublishedTask};
 pub use followups::UnsafeSession;
 pub use handle::Ledger;
 pub use live::{FollowUp, FollowUpLock, LiveEvidence, LiveLock, MonitorLock, TakenLock};

@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "used by the command, which is being added")]
 
+mod keys;
 mod outbox;
 
 use std::fs::{self, OpenOptions};
@@ -19,6 +20,7 @@ use super::file_check;
 use super::handle::Ledger;
 
 #[cfg(feature = "fleet")]
+pub use keys::RunningKey;
 pub use outbox::{DirtyTask, UnpublishedTask};
 
 const JOIN: &str = include_str!("join.sql");

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tracing::warn;
 
 use super::command::HubCommand;
@@ -67,7 +67,8 @@ async fn hold(node: &Rc<HubNode>) -> Result<(), HubError> {
     let registration = Rc::new(begun);
     let mut publication = Publication::of(node, &registration);
     let stop = tokio::select! {
-        e = renew(&registration) => return Err(e),
+        e = renew(node, &registration) => return Err(e),
+        () = node.registration_over.notified() => return Err(HubError::Superseded),
         e = publication.run() => return Err(e),
         stop = node.stopping() => stop,
     };
@@ -86,18 +87,23 @@ async fn hold(node: &Rc<HubNode>) -> Result<(), HubError> {
 }
 
 /// Renews the lease at its interval.
-async fn renew(registration: &Registration) -> HubError {
+async fn renew(node: &HubNode, registration: &Registration) -> HubError {
     let interval = registration.settings.renewal();
     loop {
         // Later the node would count as unreachable.
         let within = interval * 3;
         let silent = || FleetError::Silent { server: registration.server().to_owned(), within };
         match timeout(within, registration.renew()).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(free)) if free.is_empty() => {}
+            Ok(Ok(free)) => {
+                node.claims.borrow_mut().free(&free);
+                node.claims_changed.notify_one();
+            }
             Ok(Err(e)) => return e,
             Err(_) => return silent().into(),
         }
-        sleep(interval).await;
+        // A result is no concern: both mean that it is time.
+        let _ = timeout(interval, node.renew_now.notified()).await;
     }
 }
 

@@ -4,16 +4,21 @@
 //! the ledger, and the state of the connection. None of them borrows the ledger across an await. The monitor
 //! itself never waits for the hub, except when it stops.
 
+mod claim_calls;
+mod claims;
 mod command;
 mod error;
 mod facts;
+mod keys;
 mod lease;
+mod local_keys;
 mod node;
 mod publication;
 mod reconcile;
 mod registration;
 mod rows;
 mod rows_watch;
+mod server;
 mod thread;
 
 pub use command::HubCommand;

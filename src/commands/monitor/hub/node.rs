@@ -1,13 +1,15 @@
 //! The node that a ledger is in its fleet: what the tasks of the hub share.
 
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
+use super::claims::FleetClaims;
 use super::command::HubCommand;
 use super::error::HubError;
 use super::registration::Registration;
@@ -15,6 +17,7 @@ use crate::commands::monitor::service::ServiceManager;
 use crate::error::chain;
 use crate::fleet::{DatabaseUrl, FleetMembership};
 use crate::ledger::{self, Ledger, Location};
+use crate::process::procfs::identity;
 use crate::task::Time;
 
 /// A ledger's node in a fleet. Everything of it is used on the hub's thread only.
@@ -23,6 +26,14 @@ pub struct HubNode {
     pub url: DatabaseUrl,
     /// Never borrowed across an await.
     pub ledger: RefCell<Ledger>,
+    pub private_dir: PathBuf,
+    pub claims: RefCell<FleetClaims>,
+    /// The claims have calls to be made.
+    pub claims_changed: Notify,
+    /// The lease is to be renewed now: the database is waited for, or has news.
+    pub renew_now: Notify,
+    /// The epoch of this registration is over.
+    pub registration_over: Notify,
     /// Whether the database can be used now.
     pub link: watch::Sender<HubLink>,
     command: watch::Receiver<HubCommand>,
@@ -50,7 +61,7 @@ impl HubNode {
         command: watch::Receiver<HubCommand>,
         service: Arc<ServiceManager>,
     ) -> Result<Option<HubNode>, HubError> {
-        let (ledger, merged) = Ledger::open(at)?;
+        let (mut ledger, merged) = Ledger::open(at)?;
         ledger::report_merged(&merged);
         let Some(setting) = ledger.fleet() else { return Ok(None) };
         let membership = FleetMembership::parse(setting).map_err(HubError::Setting)?;
@@ -58,10 +69,17 @@ impl HubNode {
         if let Some(distrust) = ledger.distrust() {
             return Err(HubError::Distrusted(distrust.why));
         }
+        // The rows of runs to which the hub before this one has granted keys are in the ledger then.
+        ledger.await_claims()?;
         let node = HubNode {
             membership,
             url,
             ledger: RefCell::new(ledger),
+            private_dir: at.private_dir(),
+            claims: RefCell::new(FleetClaims::new(identity::place().host)),
+            claims_changed: Notify::new(),
+            renew_now: Notify::new(),
+            registration_over: Notify::new(),
             link: watch::Sender::new(HubLink::Connecting),
             command,
             service,

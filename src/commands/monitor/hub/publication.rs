@@ -18,7 +18,7 @@ use super::rows_watch::RowsWatch;
 use crate::error::chain;
 use crate::failpoint;
 use crate::ledger::{DirtyTask, LedgerError, UnpublishedTask};
-use crate::task::TaskId;
+use crate::task::{Key, TaskId};
 
 const PUBLISH: &str = "SELECT bookend.publish($1, $2, $3, $4)";
 
@@ -150,13 +150,17 @@ impl<'a> Publication<'a> {
             }
             failpoint::reached("hub.sent");
             self.node.ledger.borrow_mut().published(&done)?;
+            self.node.claims.borrow_mut().published();
+            self.node.claims_changed.notify_one();
         }
         Ok(())
     }
 
     /// Sends tasks, and returns the numbers of the changes that need not be sent again.
     async fn send(&mut self, entries: Vec<Value>, batch: &[DirtyTask]) -> Result<Vec<i64>, HubError> {
-        let arguments = [Value::Array(entries).into(), Vec::<String>::new().into()];
+        let kept: Vec<String> =
+            self.node.claims.borrow_mut().keys_to_keep().iter().map(Key::to_string).collect();
+        let arguments = [Value::Array(entries).into(), kept.into()];
         let answer: PublishAnswer = self.registration.call(PUBLISH, arguments).await?;
         for row in &answer.rows {
             if let Some(task) = batch.iter().find(|d| d.rev == row.rev) {

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use tracing::{info, warn};
 
+use super::claim_calls;
 use super::error::HubError;
 use super::node::HubNode;
 use super::registration::Registration;
@@ -11,15 +12,7 @@ use crate::ledger::Ledger;
 use crate::stop;
 use crate::task::{Status, TaskFilter, TaskId};
 
-const CLAIMS: &str = "SELECT bookend.claims($1)";
 const RECONCILE: &str = "SELECT bookend.reconcile($1, $2, $3, $4)";
-
-/// A claim of this node in the database.
-#[derive(Debug, Deserialize)]
-struct NodeClaim {
-    task: TaskId,
-    slot: Option<i64>,
-}
 
 #[derive(Debug, Deserialize)]
 struct ReconcileAnswer {
@@ -30,19 +23,17 @@ struct ReconcileAnswer {
 
 /// Ends in the database what does not run here any more. Publish all tasks before: real ends win.
 pub async fn reconcile(node: &HubNode, registration: &Registration) -> Result<(), HubError> {
-    let claims: Vec<NodeClaim> = registration.call_for_node(CLAIMS).await?;
+    let claims = claim_calls::claims(registration).await?;
+    let needed = node.claims.borrow().needed(&claims, &*node.ledger.borrow())?;
+    for claim in needed.iter().filter(|claim| !claims.contains(claim)) {
+        claim_calls::repoint(registration, claim).await?;
+    }
     failpoint::reached("hub.reconciling");
     let (running, max_rev) = {
         let ledger = node.ledger.borrow();
         let state = ledger.outbox_state()?;
-        let mut running = state.running;
-        // A run that has its claim and no row yet.
-        for claim in claims {
-            if claim.slot.map_or(Ok(false), |slot| ledger.is_slot_held(slot))? {
-                running.push(claim.task);
-            }
-        }
-        (running.into_iter().map(|id| id.to_string()).collect::<Vec<_>>(), state.max_rev)
+        let running = state.running.into_iter().chain(needed.into_iter().map(|claim| claim.task));
+        (running.map(|id| id.to_string()).collect::<Vec<_>>(), state.max_rev)
     };
     let answer: ReconcileAnswer = registration.call(RECONCILE, [running.into(), max_rev.into()]).await?;
     for id in answer.rebooted.iter().chain(&answer.unknown) {

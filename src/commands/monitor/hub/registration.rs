@@ -10,6 +10,7 @@ use super::error::HubError;
 use super::facts::NodeFacts;
 use crate::failpoint;
 use crate::fleet::{CallArgument, ConnectOptions, DatabaseUrl, FleetConnection};
+use crate::task::Key;
 
 const VERSION: &str = "SELECT bookend.version()";
 const REGISTER: &str = "SELECT bookend.register($1, $2, $3, $4)";
@@ -50,7 +51,10 @@ enum RegisterAnswer {
 #[derive(Debug, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 enum RenewAnswer {
-    Ok {},
+    Ok {
+        /// The keys for which this node waits, and that it can take now.
+        free: Vec<Key>,
+    },
     Superseded,
     Lost,
 }
@@ -102,10 +106,10 @@ impl Registration {
         Ok(self.connection.call(sql, &[self.node.into()]).await?)
     }
 
-    /// Renews the lease.
-    pub async fn renew(&self) -> Result<(), HubError> {
+    /// Renews the lease. Returns the keys for which this node waits, and that it can take now.
+    pub async fn renew(&self) -> Result<Vec<Key>, HubError> {
         match self.call(RENEW, [self.instance.into()]).await? {
-            RenewAnswer::Ok {} => Ok(()),
+            RenewAnswer::Ok { free } => Ok(free),
             RenewAnswer::Superseded | RenewAnswer::Lost => Err(HubError::Superseded),
         }
     }
@@ -119,6 +123,11 @@ impl Registration {
     #[allow(dead_code, reason = "used by the claims, which are being added")]
     pub fn parts(&self) -> (&FleetConnection, Uuid, i64) {
         (&self.connection, self.node, self.epoch)
+    }
+
+    /// The epoch for which this node is registered.
+    pub fn epoch(&self) -> i64 {
+        self.epoch
     }
 
     /// The server, for messages.

@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 
 use super::command::HubCommand;
 use super::error::HubError;
+use super::keys;
 use super::lease;
 use super::node::HubNode;
 use crate::commands::monitor::service::ServiceManager;
@@ -98,7 +99,13 @@ impl HubRunner {
             return Ok(());
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let done = tokio::task::LocalSet::new().block_on(&runtime, lease::keep(&node));
+        let served = async {
+            tokio::select! {
+                kept = lease::keep(&node) => kept,
+                Err(e) = keys::serve(&node) => Err(e),
+            }
+        };
+        let done = tokio::task::LocalSet::new().block_on(&runtime, served);
         // A name that is being looked up is not waited for.
         runtime.shutdown_background();
         done

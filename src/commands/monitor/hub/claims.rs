@@ -1,0 +1,402 @@
+//! The keys of this ledger's runs in the fleet: which run asks for which key, and when a key is given back.
+//!
+//! The database decides between ledgers, the ledger between its own runs. While a run asks, its key is kept for the
+//! ledger. When its connection ends, the ledger shows what came of it: with a running task the key stays, and
+//! publishing the task's end frees it; otherwise it is released. Calls are made in the order in which they are
+//! decided, so that none overtakes another.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::claim_calls::{ClaimCall, ClaimedKey, TakeAnswer};
+use super::server::{RunEvent, RunNumber};
+use crate::fleet::socket::{HubAnswer, KeyHolder, KeyRequest, StaleSession, WhenHeld};
+use crate::ledger::LedgerError;
+use crate::task::{Key, TaskId, Time};
+
+/// What the ledger says of its keys.
+pub(super) trait LocalKeys {
+    /// The task that holds a key: it runs, or its agent has outlived it.
+    fn holder(&self, key: &Key) -> Result<Option<TaskId>, LedgerError>;
+    /// The running tasks with a key.
+    fn running(&self) -> Result<Vec<KeyRequest>, LedgerError>;
+    /// Whether the end of this task is still to be published.
+    fn is_unpublished(&self, task: &TaskId) -> Result<bool, LedgerError>;
+    /// Whether any task of the key is to be published.
+    fn has_unpublished(&self, key: &Key) -> Result<bool, LedgerError>;
+}
+
+/// Whether the database can be asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum DatabaseLink {
+    /// The first attempt to reach it is under way. Requests wait for its outcome.
+    Starting,
+    /// It cannot be reached, or this ledger is not registered.
+    Away { why: String },
+    /// This ledger is registered with this epoch.
+    Ready { epoch: i64 },
+}
+
+/// How far a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// To be sent.
+    Queued,
+    /// The database has been asked.
+    Sent,
+    /// The database knows that this ledger waits for the key.
+    Waiting,
+    Granted,
+}
+
+#[derive(Debug)]
+struct Request {
+    asked: KeyRequest,
+    stage: Stage,
+    /// It waits for another holder: requests of one key that wait are served one after the other.
+    waits: bool,
+    since: Time,
+    answers: UnboundedSender<HubAnswer>,
+}
+
+impl Request {
+    fn answer(&self, answer: HubAnswer) {
+        // The run may have ended, which is reported.
+        let _ = self.answers.send(answer);
+    }
+}
+
+/// The requests of all runs, and the claims of this ledger as far as nobody else gives them back.
+#[derive(Debug)]
+pub(super) struct FleetClaims {
+    /// The name of this host, for runs that wait for another one of it.
+    host: String,
+    link: DatabaseLink,
+    /// The last epoch in which the ledger was registered.
+    epoch: Option<i64>,
+    /// In the order of their arrival.
+    requests: BTreeMap<RunNumber, Request>,
+    /// Claims to be settled once no request of their key is pending: the task that each names.
+    unsettled: HashMap<Key, TaskId>,
+    /// The keys that the publication under way does not free.
+    kept: HashSet<Key>,
+    calls: VecDeque<ClaimCall>,
+}
+
+impl FleetClaims {
+    pub(super) fn new(host: String) -> FleetClaims {
+        FleetClaims {
+            host,
+            link: DatabaseLink::Starting,
+            epoch: None,
+            requests: BTreeMap::new(),
+            unsettled: HashMap::new(),
+            kept: HashSet::new(),
+            calls: VecDeque::new(),
+        }
+    }
+
+    /// The calls that have been decided since the last time, to be begun in this order.
+    pub(super) fn take_calls(&mut self) -> Vec<ClaimCall> {
+        self.calls.drain(..).collect()
+    }
+
+    /// For which task each claim of this ledger is, if it is needed: the holder in the ledger, or a run to which
+    /// the key was granted. Claims of other tasks are released when the ledger is reconciled with the database.
+    pub(super) fn needed(
+        &self,
+        claims: &[ClaimedKey],
+        ledger: &impl LocalKeys,
+    ) -> Result<Vec<ClaimedKey>, LedgerError> {
+        let granted = |key: &Key| self.of_key(key).find(|r| r.stage == Stage::Granted);
+        let mut needed = Vec::new();
+        for ClaimedKey { key, .. } in claims {
+            let holder = ledger.holder(key)?.or_else(|| granted(key).map(|r| r.asked.task.clone()));
+            needed.extend(holder.map(|task| ClaimedKey { key: key.clone(), task }));
+        }
+        Ok(needed)
+    }
+
+    /// The keys that a publication must not free. Call it when the publication is sent, and
+    /// [`FleetClaims::published`] after it.
+    pub(super) fn keys_to_keep(&mut self) -> Vec<Key> {
+        let pending: HashSet<Key> = self.pending_keys().collect();
+        self.kept.extend(pending.iter().cloned());
+        pending.into_iter().collect()
+    }
+
+    /// The publication has ended. A key that it kept although nobody needs it any longer is given back.
+    pub(super) fn published(&mut self) {
+        let kept = std::mem::take(&mut self.kept);
+        if kept.iter().any(|key| !self.is_pending(key)) {
+            self.look();
+        }
+    }
+
+    /// Compares all claims of this ledger with its tasks, when the database answers.
+    pub(super) fn look(&mut self) {
+        if matches!(self.link, DatabaseLink::Ready { .. }) {
+            self.calls.push_back(ClaimCall::List);
+        }
+    }
+
+    /// Whether the database can be asked has changed.
+    pub(super) fn linked(&mut self, link: DatabaseLink) {
+        if let DatabaseLink::Ready { epoch } = link {
+            if self.epoch.is_some_and(|before| before != epoch) {
+                self.forget_grants();
+            }
+            self.epoch = Some(epoch);
+        }
+        let was_ready = matches!(self.link, DatabaseLink::Ready { .. });
+        self.link = link;
+        match &self.link {
+            DatabaseLink::Ready { .. } => {
+                self.look();
+                let keys: HashSet<Key> = self.requests.values().map(|r| r.asked.key.clone()).collect();
+                keys.iter().for_each(|key| self.send(key));
+            }
+            DatabaseLink::Away { .. } | DatabaseLink::Starting => {
+                for request in self.requests.values_mut().filter(|r| r.stage != Stage::Granted) {
+                    request.stage = Stage::Queued;
+                }
+                if was_ready {
+                    // The list of claims that the next connection reads has them.
+                    self.calls.clear();
+                    let granted: HashSet<Key> = self.pending_keys().collect();
+                    self.unsettled.retain(|key, _| granted.contains(key));
+                }
+                let numbers: Vec<RunNumber> = self.requests.keys().copied().collect();
+                numbers.into_iter().for_each(|number| self.answer_if_away(number));
+            }
+        }
+    }
+
+    /// What was granted in an epoch that is over is not held any longer: these runs ask again.
+    fn forget_grants(&mut self) {
+        self.requests.retain(|_, request| request.stage != Stage::Granted);
+        self.unsettled.clear();
+    }
+
+    /// A run asks, or its connection has ended.
+    pub(super) fn run_event(&mut self, event: RunEvent, ledger: &impl LocalKeys) -> Result<(), LedgerError> {
+        match event {
+            RunEvent::Asked(number, asked, answers) => {
+                let key = asked.key.clone();
+                let waits = asked.if_held == WhenHeld::Wait;
+                let request = Request { asked, stage: Stage::Queued, waits, since: Time::now(), answers };
+                self.requests.insert(number, request);
+                self.answer_if_away(number);
+                self.send(&key);
+                Ok(())
+            }
+            RunEvent::Ended(number) => {
+                let Some(ended) = self.requests.remove(&number) else { return Ok(()) };
+                let key = ended.asked.key;
+                if ended.stage == Stage::Waiting {
+                    self.give_up_unless_awaited(&key);
+                }
+                let settled = self.settle(&key, ledger);
+                self.send(&key);
+                settled
+            }
+        }
+    }
+
+    /// The database can grant these keys now, for which this ledger waits.
+    pub(super) fn free(&mut self, keys: &[Key]) {
+        for key in keys {
+            self.give_up_unless_awaited(key);
+            self.queue_again(key);
+            self.send(key);
+        }
+    }
+
+    /// The database does not know any longer that these runs wait.
+    fn queue_again(&mut self, key: &Key) {
+        for request in self.requests.values_mut() {
+            if request.asked.key == *key && request.stage == Stage::Waiting {
+                request.stage = Stage::Queued;
+                request.waits = request.asked.if_held == WhenHeld::Wait;
+            }
+        }
+    }
+
+    /// Otherwise the key would be reserved for this ledger.
+    fn give_up_unless_awaited(&mut self, key: &Key) {
+        let is_awaited = |r: &Request| r.waits && matches!(r.stage, Stage::Sent | Stage::Waiting);
+        if !self.of_key(key).any(is_awaited) {
+            self.calls.push_back(ClaimCall::GiveUp { key: key.clone() });
+        }
+    }
+
+    /// The answer of the database to [`ClaimCall::Take`].
+    pub(super) fn taken(
+        &mut self,
+        number: RunNumber,
+        request: &KeyRequest,
+        answer: TakeAnswer,
+        ledger: &impl LocalKeys,
+    ) -> Result<(), LedgerError> {
+        let key = &request.key;
+        let result = match answer {
+            TakeAnswer::Granted { elsewhere, session_lost } => {
+                self.unsettled.insert(key.clone(), request.task.clone());
+                self.queue_again(key);
+                let stale = stale_session(elsewhere, session_lost, || ledger.has_unpublished(key));
+                match (self.requests.get_mut(&number), stale) {
+                    (Some(run), Ok(stale_session)) => {
+                        run.stage = Stage::Granted;
+                        run.answer(HubAnswer::Granted { stale_session });
+                        Ok(())
+                    }
+                    (Some(_), Err(e)) => {
+                        self.refused(number, &e, None);
+                        self.settle(key, ledger)
+                    }
+                    // It ended while the database was asked.
+                    (None, _) => self.settle(key, ledger),
+                }
+            }
+            TakeAnswer::Held(holder) => {
+                self.held(number, request, holder);
+                self.settle(key, ledger)
+            }
+        };
+        self.send(key);
+        result
+    }
+
+    /// Another ledger has the key, or it is this ledger's and others get their turn first.
+    fn held(&mut self, number: RunNumber, request: &KeyRequest, holder: KeyHolder) {
+        let Some(run) = self.requests.get_mut(&number) else {
+            return self.give_up_unless_awaited(&request.key);
+        };
+        run.answer(HubAnswer::Held(holder));
+        match (run.asked.if_held, run.waits) {
+            (WhenHeld::Refuse, _) => drop(self.requests.remove(&number)),
+            (WhenHeld::Wait, _) => run.stage = Stage::Waiting,
+            (WhenHeld::Replace, true) => {
+                run.stage = Stage::Waiting;
+                self.calls.push_back(ClaimCall::Cancel { key: request.key.clone() });
+            }
+            // Only a ledger that waits for a key may cancel its holder.
+            (WhenHeld::Replace, false) => {
+                run.waits = true;
+                run.stage = Stage::Queued;
+            }
+        }
+    }
+
+    /// The database refuses a request: the run is refused.
+    pub(super) fn refused(&mut self, number: RunNumber, error: &dyn std::error::Error, hint: Option<String>) {
+        if let Some(request) = self.requests.remove(&number) {
+            request.answer(HubAnswer::Refused { why: crate::error::chain(error), hint });
+        }
+    }
+
+    /// The claims of this ledger, as the database lists them.
+    pub(super) fn listed(
+        &mut self,
+        claims: Vec<ClaimedKey>,
+        ledger: &impl LocalKeys,
+    ) -> Result<(), LedgerError> {
+        let mut missing = ledger.running()?;
+        missing.retain(|running| claims.iter().all(|claim| claim.key != running.key));
+        for ClaimedKey { key, task } in claims {
+            if !self.is_pending(&key) {
+                self.unsettled.insert(key.clone(), task);
+                self.settle(&key, ledger)?;
+            }
+        }
+        missing.retain(|running| !self.is_pending(&running.key));
+        self.calls.extend(missing.into_iter().map(|request| ClaimCall::Assert { request }));
+        Ok(())
+    }
+
+    /// Decides what becomes of the claim on a key, once no request for it is pending.
+    fn settle(&mut self, key: &Key, ledger: &impl LocalKeys) -> Result<(), LedgerError> {
+        if !matches!(self.link, DatabaseLink::Ready { .. }) || self.is_pending(key) {
+            return Ok(());
+        }
+        let Some(task) = self.unsettled.remove(key) else { return Ok(()) };
+        let key = key.clone();
+        match ledger.holder(&key)? {
+            Some(holder) if holder == task => {}
+            Some(holder) => self.calls.push_back(ClaimCall::Repoint { key, task: holder }),
+            // Publishing its end releases the claim, together with its session.
+            None if ledger.is_unpublished(&task)? => {}
+            None => self.calls.push_back(ClaimCall::Release { key, task }),
+        }
+        Ok(())
+    }
+
+    /// Sends the requests for a key that can be sent: those that do not wait, and the first that waits.
+    fn send(&mut self, key: &Key) {
+        if !matches!(self.link, DatabaseLink::Ready { .. }) {
+            return;
+        }
+        let mut ahead: Option<KeyHolder> = None;
+        for (number, request) in self.requests.iter_mut().filter(|(_, r)| r.asked.key == *key) {
+            if request.stage == Stage::Queued {
+                match &ahead {
+                    Some(first) if request.waits => request.answer(HubAnswer::Held(first.clone())),
+                    _ => {
+                        request.stage = Stage::Sent;
+                        let (number, request, wait) = (*number, request.asked.clone(), request.waits);
+                        self.calls.push_back(ClaimCall::Take { number, request, wait });
+                    }
+                }
+            }
+            if request.waits && is_pending(request) {
+                ahead.get_or_insert_with(|| KeyHolder {
+                    task: request.asked.task.clone(),
+                    host: self.host.clone(),
+                    since: request.since,
+                    unreachable_since: None,
+                });
+            }
+        }
+    }
+
+    fn answer_if_away(&mut self, number: RunNumber) {
+        let DatabaseLink::Away { why } = &self.link else { return };
+        if let Some(request) = self.requests.get(&number).filter(|r| r.stage == Stage::Queued) {
+            request.answer(HubAnswer::Away { why: why.clone() });
+        }
+    }
+
+    fn pending_keys(&self) -> impl Iterator<Item = Key> {
+        self.requests.values().filter(|r| is_pending(r)).map(|r| r.asked.key.clone())
+    }
+
+    fn of_key(&self, key: &Key) -> impl Iterator<Item = &Request> {
+        self.requests.values().filter(move |r| r.asked.key == *key)
+    }
+
+    /// Whether a run has the key, or may get it at any moment.
+    fn is_pending(&self, key: &Key) -> bool {
+        self.of_key(key).any(is_pending)
+    }
+}
+
+fn is_pending(request: &Request) -> bool {
+    matches!(request.stage, Stage::Sent | Stage::Granted)
+}
+
+/// Why the session of the key in this ledger is not to be resumed. The database does not know yet what the ledger
+/// has not published.
+fn stale_session(
+    elsewhere: Option<String>,
+    is_lost: bool,
+    has_unpublished: impl FnOnce() -> Result<bool, LedgerError>,
+) -> Result<Option<StaleSession>, LedgerError> {
+    Ok(match elsewhere {
+        Some(host) if !has_unpublished()? => Some(StaleSession::Elsewhere { host }),
+        _ => is_lost.then_some(StaleSession::Lost),
+    })
+}
+
+#[cfg(test)]
+mod tests;

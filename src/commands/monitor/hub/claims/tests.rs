@@ -1,0 +1,317 @@
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::*;
+
+/// A ledger of which the test says what it holds.
+#[derive(Default)]
+struct Local {
+    holders: RefCell<HashMap<Key, TaskId>>,
+    unpublished: RefCell<HashSet<TaskId>>,
+    keys_unpublished: RefCell<HashSet<Key>>,
+}
+
+impl LocalKeys for Local {
+    fn holder(&self, key: &Key) -> Result<Option<TaskId>, LedgerError> {
+        Ok(self.holders.borrow().get(key).cloned())
+    }
+
+    fn running(&self) -> Result<Vec<KeyRequest>, LedgerError> {
+        let holders = self.holders.borrow();
+        Ok(holders.iter().map(|(key, task)| asked(key.as_str(), task.as_str(), WhenHeld::Refuse)).collect())
+    }
+
+    fn is_unpublished(&self, task: &TaskId) -> Result<bool, LedgerError> {
+        Ok(self.unpublished.borrow().contains(task))
+    }
+
+    fn has_unpublished(&self, key: &Key) -> Result<bool, LedgerError> {
+        Ok(self.keys_unpublished.borrow().contains(key))
+    }
+}
+
+fn asked(key: &str, task: &str, if_held: WhenHeld) -> KeyRequest {
+    KeyRequest { key: key.into(), task: task.into(), slot: 1, if_held }
+}
+
+fn holder(task: &str, host: &str) -> KeyHolder {
+    KeyHolder { task: task.into(), host: host.into(), since: Time::UNIX_EPOCH, unreachable_since: None }
+}
+
+fn granted() -> TakeAnswer {
+    TakeAnswer::Granted { elsewhere: None, session_lost: false }
+}
+
+fn grant() -> HubAnswer {
+    HubAnswer::Granted { stale_session: None }
+}
+
+fn release(task: &str) -> ClaimCall {
+    ClaimCall::Release { key: "k".into(), task: task.into() }
+}
+
+fn claimed(task: &str) -> ClaimedKey {
+    ClaimedKey { key: "k".into(), task: task.into() }
+}
+
+/// The hub of a registered ledger, and its runs, which all ask for the key `k`.
+struct Hub {
+    claims: FleetClaims,
+    local: Local,
+    runs: HashMap<RunNumber, UnboundedReceiver<HubAnswer>>,
+}
+
+impl Hub {
+    fn new() -> Hub {
+        let mut claims = FleetClaims::new("here".to_owned());
+        claims.linked(DatabaseLink::Ready { epoch: 1 });
+        assert_eq!(claims.take_calls(), [ClaimCall::List]);
+        Hub { claims, local: Local::default(), runs: HashMap::new() }
+    }
+
+    /// A run that asks, and whose task is named like its number.
+    fn ask(&mut self, number: RunNumber, if_held: WhenHeld) {
+        let (answers, answered) = unbounded_channel();
+        self.runs.insert(number, answered);
+        let asked = RunEvent::Asked(number, asked("k", &number.to_string(), if_held), answers);
+        self.claims.run_event(asked, &self.local).expect("the ledger answers");
+    }
+
+    fn end(&mut self, number: RunNumber) {
+        self.claims.run_event(RunEvent::Ended(number), &self.local).expect("the ledger answers");
+    }
+
+    fn answer(&mut self, number: RunNumber, answer: TakeAnswer) {
+        let request = asked("k", &number.to_string(), WhenHeld::Refuse);
+        self.claims.taken(number, &request, answer, &self.local).expect("the ledger answers");
+    }
+
+    fn told(&mut self, number: RunNumber) -> Vec<HubAnswer> {
+        let run = self.runs.get_mut(&number).expect("a run");
+        std::iter::from_fn(|| run.try_recv().ok()).collect()
+    }
+
+    /// The takes that were decided, as (run, wait), and the other calls.
+    fn calls(&mut self) -> (Vec<(RunNumber, bool)>, Vec<ClaimCall>) {
+        let mut takes = Vec::new();
+        let mut others = Vec::new();
+        for call in self.claims.take_calls() {
+            match call {
+                ClaimCall::Take { number, wait, .. } => takes.push((number, wait)),
+                other => others.push(other),
+            }
+        }
+        (takes, others)
+    }
+
+    /// A run that was granted the key.
+    fn grant(&mut self, number: RunNumber, if_held: WhenHeld) {
+        self.ask(number, if_held);
+        assert_eq!(self.calls(), (vec![(number, if_held == WhenHeld::Wait)], vec![]));
+        self.answer(number, granted());
+        assert_eq!(self.told(number), [grant()]);
+        assert_eq!(self.calls(), (vec![], vec![]));
+    }
+
+    /// The run has committed its row.
+    fn commit(&mut self, number: RunNumber) {
+        self.local.holders.borrow_mut().insert("k".into(), TaskId::recorded(number.to_string()));
+        self.end(number);
+    }
+}
+
+#[test]
+fn a_key_is_released_if_its_run_ends_without_a_row_and_kept_if_it_has_one() {
+    let mut hub = Hub::new();
+    hub.grant(1, WhenHeld::Refuse);
+    assert_eq!(hub.claims.keys_to_keep(), [Key::from("k")]);
+    hub.end(1);
+    assert_eq!(hub.calls(), (vec![], vec![release("1")]));
+    hub.grant(2, WhenHeld::Refuse);
+    hub.commit(2);
+    assert_eq!(hub.calls(), (vec![], vec![]));
+    assert!(hub.claims.keys_to_keep().is_empty());
+}
+
+#[test]
+fn a_run_that_has_ended_before_the_hub_looked_is_left_to_its_publication() {
+    let mut hub = Hub::new();
+    hub.grant(1, WhenHeld::Refuse);
+    hub.local.unpublished.borrow_mut().insert("1".into());
+    hub.end(1);
+    assert_eq!(hub.calls(), (vec![], vec![]));
+}
+
+#[test]
+fn a_run_that_ends_while_the_database_is_asked_leaves_no_claim() {
+    let mut hub = Hub::new();
+    hub.ask(1, WhenHeld::Refuse);
+    hub.end(1);
+    hub.calls();
+    hub.answer(1, granted());
+    assert_eq!(hub.calls(), (vec![], vec![release("1")]));
+}
+
+#[test]
+fn a_run_that_the_ledger_refuses_leaves_the_claim_to_the_holder() {
+    let mut hub = Hub::new();
+    hub.grant(1, WhenHeld::Refuse);
+    hub.commit(1);
+    hub.grant(2, WhenHeld::Refuse);
+    hub.end(2);
+    let repoint = ClaimCall::Repoint { key: "k".into(), task: "1".into() };
+    assert_eq!(hub.calls(), (vec![], vec![repoint]));
+}
+
+#[test]
+fn a_held_key_refuses_one_run_and_lets_another_wait_until_it_is_free() {
+    let mut hub = Hub::new();
+    hub.ask(1, WhenHeld::Refuse);
+    hub.ask(2, WhenHeld::Wait);
+    hub.ask(3, WhenHeld::Wait);
+    assert_eq!(hub.calls().0, [(1, false), (2, true)]);
+    let held = || TakeAnswer::Held(holder("far", "b"));
+    hub.answer(1, held());
+    assert_eq!(hub.told(1), [HubAnswer::Held(holder("far", "b"))]);
+    hub.end(1);
+    hub.answer(2, held());
+    assert_eq!(hub.calls().0, [(3, true)], "the next one asks, and learns who holds the key");
+    hub.answer(3, held());
+    hub.claims.free(&["k".into()]);
+    assert_eq!(hub.calls(), (vec![(2, true)], vec![]));
+    hub.answer(2, granted());
+    assert_eq!(hub.told(2).last(), Some(&grant()));
+    let told = hub.told(3);
+    assert!(matches!(told.last(), Some(HubAnswer::Held(ahead)) if ahead.task == "2"), "{told:?}");
+    hub.commit(2);
+    assert_eq!(hub.calls(), (vec![(3, true)], vec![]), "it waits for run 2 in the ledger");
+    hub.answer(3, granted());
+    assert_eq!(hub.told(3), [grant()]);
+}
+
+#[test]
+fn a_ledger_that_does_not_wait_any_longer_says_so() {
+    let mut hub = Hub::new();
+    hub.ask(1, WhenHeld::Wait);
+    hub.answer(1, TakeAnswer::Held(holder("far", "b")));
+    hub.ask(2, WhenHeld::Wait);
+    hub.calls();
+    hub.end(1);
+    assert_eq!(hub.calls(), (vec![], vec![]), "run 2 is asking");
+    hub.answer(2, TakeAnswer::Held(holder("far", "b")));
+    hub.end(2);
+    let give_up = ClaimCall::GiveUp { key: "k".into() };
+    assert_eq!(hub.calls(), (vec![], vec![give_up.clone()]));
+    hub.claims.free(&["k".into()]);
+    assert_eq!(hub.calls(), (vec![], vec![give_up]), "a free key that nobody wants is left to others");
+}
+
+#[test]
+fn replace_waits_first_and_cancels_then() {
+    let mut hub = Hub::new();
+    hub.ask(1, WhenHeld::Replace);
+    assert_eq!(hub.calls(), (vec![(1, false)], vec![]));
+    hub.answer(1, TakeAnswer::Held(holder("far", "b")));
+    assert_eq!(hub.calls(), (vec![(1, true)], vec![]));
+    hub.answer(1, TakeAnswer::Held(holder("far", "b")));
+    assert_eq!(hub.calls(), (vec![], vec![ClaimCall::Cancel { key: "k".into() }]));
+    hub.claims.free(&["k".into()]);
+    assert_eq!(hub.calls(), (vec![(1, false)], vec![]));
+    hub.answer(1, granted());
+    assert_eq!(hub.told(1).last(), Some(&grant()));
+}
+
+#[test]
+fn while_the_database_is_away_runs_are_told_and_those_that_wait_ask_again() {
+    let mut hub = Hub::new();
+    hub.grant(1, WhenHeld::Refuse);
+    hub.ask(2, WhenHeld::Wait);
+    hub.claims.linked(DatabaseLink::Starting);
+    assert!(hub.told(2).is_empty() && hub.calls().0.is_empty());
+    let away = DatabaseLink::Away { why: "gone".to_owned() };
+    hub.claims.linked(away);
+    hub.ask(3, WhenHeld::Refuse);
+    for run in [2, 3] {
+        assert_eq!(hub.told(run), [HubAnswer::Away { why: "gone".to_owned() }]);
+    }
+    assert!(hub.told(1).is_empty(), "it has the key");
+    hub.end(3);
+    hub.claims.linked(DatabaseLink::Ready { epoch: 1 });
+    assert_eq!(hub.calls(), (vec![(2, true)], vec![ClaimCall::List]));
+    hub.claims.listed(vec![claimed("1")], &hub.local).expect("the ledger answers");
+    hub.end(1);
+    hub.answer(2, granted());
+    hub.end(2);
+    assert_eq!(hub.calls(), (vec![], vec![release("2")]));
+}
+
+#[test]
+fn what_was_granted_in_an_epoch_that_is_over_is_asked_for_again() {
+    let mut hub = Hub::new();
+    hub.grant(1, WhenHeld::Refuse);
+    hub.claims.linked(DatabaseLink::Ready { epoch: 2 });
+    assert!(hub.runs.get_mut(&1).expect("a run").is_closed(), "its connection is closed");
+}
+
+#[test]
+fn a_listed_claim_without_a_holder_is_released_and_a_running_key_without_a_claim_asserted() {
+    let mut hub = Hub::new();
+    hub.claims.listed(vec![claimed("gone")], &hub.local).expect("the ledger answers");
+    assert_eq!(hub.calls(), (vec![], vec![release("gone")]));
+    hub.local.holders.borrow_mut().insert("k".into(), "t".into());
+    hub.claims.listed(vec![claimed("refused")], &hub.local).expect("the ledger answers");
+    assert_eq!(hub.calls().1, [ClaimCall::Repoint { key: "k".into(), task: "t".into() }]);
+    hub.claims.listed(vec![], &hub.local).expect("the ledger answers");
+    let request = asked("k", "t", WhenHeld::Refuse);
+    assert_eq!(hub.calls().1, [ClaimCall::Assert { request }]);
+    hub.ask(1, WhenHeld::Refuse);
+    hub.calls();
+    hub.claims.listed(vec![claimed("other")], &hub.local).expect("the ledger answers");
+    assert_eq!(hub.calls(), (vec![], vec![]), "a run is asking");
+}
+
+#[test]
+fn a_key_that_a_publication_kept_in_vain_is_looked_at() {
+    let mut hub = Hub::new();
+    hub.ask(1, WhenHeld::Wait);
+    hub.calls();
+    assert_eq!(hub.claims.keys_to_keep(), [Key::from("k")]);
+    hub.answer(1, TakeAnswer::Held(holder("t", "here")));
+    hub.claims.published();
+    assert_eq!(hub.calls(), (vec![], vec![ClaimCall::List]));
+    hub.claims.keys_to_keep();
+    hub.claims.published();
+    assert_eq!(hub.calls(), (vec![], vec![]));
+}
+
+#[test]
+fn the_claims_that_a_reconciliation_needs_name_the_holder_or_the_granted_run() {
+    let mut hub = Hub::new();
+    let needed =
+        |hub: &Hub| hub.claims.needed(&[claimed("refused")], &hub.local).expect("the ledger answers");
+    assert_eq!(needed(&hub), []);
+    hub.grant(1, WhenHeld::Refuse);
+    assert_eq!(needed(&hub), [claimed("1")]);
+    hub.commit(1);
+    hub.grant(2, WhenHeld::Wait);
+    assert_eq!(needed(&hub), [claimed("1")]);
+}
+
+#[test]
+fn a_session_used_elsewhere_is_stale_unless_the_ledger_has_news_of_the_key() {
+    let elsewhere = || TakeAnswer::Granted { elsewhere: Some("b".to_owned()), session_lost: false };
+    let mut hub = Hub::new();
+    hub.ask(1, WhenHeld::Refuse);
+    hub.answer(1, elsewhere());
+    let stale = StaleSession::Elsewhere { host: "b".to_owned() };
+    assert_eq!(hub.told(1), [HubAnswer::Granted { stale_session: Some(stale) }]);
+    hub.local.keys_unpublished.borrow_mut().insert("k".into());
+    hub.ask(2, WhenHeld::Refuse);
+    hub.answer(2, elsewhere());
+    assert_eq!(hub.told(2), [grant()]);
+    hub.ask(3, WhenHeld::Refuse);
+    hub.answer(3, TakeAnswer::Granted { elsewhere: None, session_lost: true });
+    assert_eq!(hub.told(3), [HubAnswer::Granted { stale_session: Some(StaleSession::Lost) }]);
+}

@@ -1,0 +1,138 @@
+//! Serves the runs of the ledger that ask for keys: makes the calls that [`FleetClaims`] decides.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{debug, warn};
+
+use super::claim_calls::{ClaimAnswer, ClaimCall, FailedCall};
+use super::claims::DatabaseLink;
+use super::error::HubError;
+use super::node::{HubLink, HubNode};
+use super::registration::Registration;
+use super::server::{RunNumber, SocketServer};
+use crate::error::chain;
+use crate::failpoint;
+use crate::ledger::LedgerError;
+
+/// The time between two looks at all claims: an answer may have been lost with its connection.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// What came of a call that was made through a registration.
+type Outcome = (Rc<Registration>, Result<ClaimAnswer, FailedCall>);
+
+/// Serves until the hub ends.
+///
+/// # Errors
+/// When the socket cannot be created.
+pub async fn serve(node: &Rc<HubNode>) -> Result<(), HubError> {
+    let (events, mut asked) = unbounded_channel();
+    let (outcomes, mut answered) = unbounded_channel::<Outcome>();
+    let private_dir = node.private_dir.clone();
+    let _server = SocketServer::start(&private_dir, None, events)?;
+    let mut link = node.link.subscribe();
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let done = tokio::select! {
+            Some(event) = asked.recv() => node.claims.borrow_mut().run_event(event, &*node.ledger.borrow()),
+            Some((registration, outcome)) = answered.recv() => conclude(node, &registration, outcome),
+            _ = link.changed() => {
+                let state = state_of(&link.borrow_and_update());
+                node.claims.borrow_mut().linked(state);
+                Ok(())
+            }
+            _ = look.tick() => {
+                node.claims.borrow_mut().look();
+                Ok(())
+            }
+            () = node.claims_changed.notified() => Ok(()),
+        };
+        if let Err(e) = done {
+            // The next look decides again.
+            debug!("{}", chain(&e));
+        }
+        begin_calls(node, &outcomes);
+    }
+}
+
+fn state_of(link: &HubLink) -> DatabaseLink {
+    match link {
+        HubLink::Connecting => DatabaseLink::Starting,
+        HubLink::Up(registration) => DatabaseLink::Ready { epoch: registration.epoch() },
+        HubLink::Away { why, .. } => DatabaseLink::Away { why: why.clone() },
+    }
+}
+
+/// Begins the calls that were decided, each before anything else is sent.
+fn begin_calls(node: &Rc<HubNode>, outcomes: &UnboundedSender<Outcome>) {
+    let calls = node.claims.borrow_mut().take_calls();
+    let HubLink::Up(registration) = node.link.borrow().clone() else { return };
+    for call in calls {
+        if matches!(call, ClaimCall::Release { .. }) {
+            failpoint::reached("hub.releasing");
+        }
+        let (registration, outcomes) = (Rc::clone(&registration), outcomes.clone());
+        begin(async move {
+            let outcome = call.make(&registration).await;
+            // Nobody reads it while the hub ends.
+            let _ = outcomes.send((registration, outcome));
+        });
+    }
+}
+
+/// Polls the future at once, which sends its request, and lets it go on in the background.
+fn begin(future: impl Future<Output = ()> + 'static) {
+    let mut future: Pin<Box<dyn Future<Output = ()>>> = Box::pin(future);
+    if future.as_mut().poll(&mut Context::from_waker(Waker::noop())) == Poll::Pending {
+        tokio::task::spawn_local(future);
+    }
+}
+
+fn conclude(
+    node: &HubNode,
+    registration: &Rc<Registration>,
+    outcome: Result<ClaimAnswer, FailedCall>,
+) -> Result<(), LedgerError> {
+    // What an earlier connection answered is asked again through this one.
+    if !matches!(&*node.link.borrow(), HubLink::Up(now) if Rc::ptr_eq(now, registration)) {
+        return Ok(());
+    }
+    match outcome {
+        Ok(ClaimAnswer::Taken(number, request, answer)) => {
+            failpoint::reached("hub.taken");
+            node.claims.borrow_mut().taken(number, &request, answer, &*node.ledger.borrow())
+        }
+        Ok(ClaimAnswer::Listed(claims)) => node.claims.borrow_mut().listed(claims, &*node.ledger.borrow()),
+        Ok(ClaimAnswer::Asserted(request, Some(holder))) => {
+            warn!(
+                "task {} runs under the key {}, which task {} on host {} holds in the fleet: both may run",
+                request.task, request.key, holder.task, holder.host
+            );
+            Ok(())
+        }
+        Ok(ClaimAnswer::Asserted(_, None) | ClaimAnswer::Done) => Ok(()),
+        Err(FailedCall { number, error }) => {
+            note_failure(node, number, &error);
+            Ok(())
+        }
+    }
+}
+
+/// An error of the connection or the epoch ends the registration, and the request is sent again after the next
+/// one. Any other is the run's.
+fn note_failure(node: &HubNode, number: Option<RunNumber>, error: &HubError) {
+    match error {
+        e if e.is_over_epoch() => node.registration_over.notify_one(),
+        HubError::Fleet(e) if e.is_away() => node.renew_now.notify_one(),
+        e => match number {
+            Some(number) => node.claims.borrow_mut().refused(number, e, e.hint()),
+            None => warn!("the claims of this ledger in the fleet: {}", chain(e)),
+        },
+    }
+}

@@ -1,0 +1,161 @@
+//! The socket of the hub: it reads the request of each run, and reports when the run's connection ends.
+
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener as BoundListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinHandle;
+
+use crate::fleet::socket::{self, HubAnswer, KeyRequest, RunMessage, SOCKET_NAME, SocketPlace};
+
+/// The pause after the kernel has refused a connection, for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How many runs may connect before the first is accepted.
+const BACKLOG: i32 = 4096;
+
+/// The number of a connection. A later one has a higher number.
+pub(super) type RunNumber = u64;
+
+/// What happens at the socket.
+#[derive(Debug)]
+pub(super) enum RunEvent {
+    /// The answers are written in order. They go nowhere once the connection has ended.
+    Asked(RunNumber, KeyRequest, UnboundedSender<HubAnswer>),
+    /// The run has closed its connection after it had asked.
+    Ended(RunNumber),
+}
+
+/// The socket that is listened on. Dropped, it closes the socket and all connections.
+pub(super) struct SocketServer {
+    accepting: JoinHandle<()>,
+    /// The file to remove, unless systemd owns it.
+    bound: Option<PathBuf>,
+}
+
+impl SocketServer {
+    /// Listens on the socket that systemd passed, or on a new one in the private directory of the ledger. Call it
+    /// in a runtime, and only while this process is the monitor of the ledger.
+    ///
+    /// # Errors
+    /// When the socket cannot be created.
+    pub(super) fn start(
+        private_dir: &Path,
+        passed: Option<BoundListener>,
+        events: UnboundedSender<RunEvent>,
+    ) -> io::Result<SocketServer> {
+        let owner = std::fs::metadata(private_dir)?.uid();
+        let (listener, bound) = match passed {
+            Some(listener) => (listener, None),
+            None => (bind(private_dir)?, Some(private_dir.join(SOCKET_NAME))),
+        };
+        listener.set_nonblocking(true)?;
+        let listener = UnixListener::from_std(listener)?;
+        Ok(SocketServer { accepting: tokio::spawn(accept(listener, owner, events)), bound })
+    }
+}
+
+impl Drop for SocketServer {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        if let Some(path) = &self.bound {
+            // The next monitor replaces it otherwise.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Replaces the socket of a monitor that was killed.
+fn bind(private_dir: &Path) -> io::Result<BoundListener> {
+    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+    use std::os::fd::AsRawFd;
+
+    let place = SocketPlace::below(private_dir)?;
+    match std::fs::remove_file(place.path()) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    bind(fd.as_raw_fd(), &UnixAddr::new(place.path())?)?;
+    std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o600))?;
+    listen(&fd, Backlog::new(BACKLOG)?)?;
+    Ok(BoundListener::from(fd))
+}
+
+async fn accept(listener: UnixListener, owner: u32, events: UnboundedSender<RunEvent>) {
+    let mut number = 0;
+    // Dropped with this task: the connections end with the socket.
+    let mut runs = tokio::task::JoinSet::new();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                number += 1;
+                runs.spawn(serve(stream, number, owner, events.clone()));
+                while runs.try_join_next().is_some() {}
+            }
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+/// Serves one run from its request to the end of its connection.
+async fn serve(stream: UnixStream, number: RunNumber, owner: u32, events: UnboundedSender<RunEvent>) {
+    let refusal = match stream.peer_cred() {
+        Ok(peer) if peer.uid() == owner || peer.uid() == 0 => None,
+        Ok(_) => Some("the ledger belongs to another user".to_owned()),
+        Err(e) => Some(format!("its process cannot be identified: {e}")),
+    };
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader).take(socket::LONGEST_LINE as u64);
+    let request = match refusal {
+        None => read(&mut reader).await,
+        Some(why) => Err(Some(why)),
+    };
+    let request = match request {
+        Ok(request) => request,
+        Err(Some(why)) => return drop(write(&mut writer, &HubAnswer::Refused { why, hint: None }).await),
+        Err(None) => return,
+    };
+    let (answers, answered) = unbounded_channel();
+    if events.send(RunEvent::Asked(number, request, answers)).is_err() {
+        return;
+    }
+    let mut rest = [0; 64];
+    tokio::select! {
+        // The run sends nothing else: what it sends is read and ignored.
+        () = async { while matches!(reader.get_mut().read(&mut rest).await, Ok(1..)) {} } => {}
+        () = write_all(writer, answered) => {}
+    }
+    // Nobody listens while the hub stops.
+    let _ = events.send(RunEvent::Ended(number));
+}
+
+/// The request. `None`: the run has ended before it was complete.
+async fn read(reader: &mut (impl AsyncBufReadExt + Unpin)) -> Result<KeyRequest, Option<String>> {
+    let mut line = String::new();
+    match reader.read_line(&mut line).await {
+        Ok(_) if line.ends_with('\n') => match serde_json::from_str(&line) {
+            Ok(RunMessage::Take(request)) => Ok(request),
+            Err(e) => Err(Some(format!("the monitor does not understand the request ({e}): is it older?"))),
+        },
+        _ => Err(None),
+    }
+}
+
+/// Writes answers until the run has closed the connection.
+async fn write_all(mut writer: OwnedWriteHalf, mut answers: UnboundedReceiver<HubAnswer>) {
+    while let Some(answer) = answers.recv().await {
+        if write(&mut writer, &answer).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn write(writer: &mut OwnedWriteHalf, answer: &HubAnswer) -> io::Result<()> {
+    writer.write_all(socket::line(answer)?.as_bytes()).await
+}
