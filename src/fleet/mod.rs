@@ -27,10 +27,6 @@ mod migrate;
 #[cfg(feature = "fleet")]
 mod node;
 #[cfg(feature = "fleet")]
-mod password;
-#[cfg(feature = "fleet")]
-mod private_files;
-#[cfg(feature = "fleet")]
 mod roles;
 #[cfg(feature = "fleet")]
 mod schema;
