@@ -74,7 +74,7 @@ pub const HUB: &[&str] = &[
     "hub.releasing",
     "hub.registered",
     "hub.sent",
-    "hub.reconciling",
+    "hub.reconciling", "hub.ordered",
     "hub.draining",
 ];
 

@@ -5,6 +5,7 @@
 mod answer;
 #[cfg(feature = "fleet")]
 mod argument;
+mod changes;
 #[cfg(feature = "fleet")]
 mod connection;
 #[cfg(feature = "fleet")]
@@ -40,12 +41,13 @@ mod tls;
 #[cfg(feature = "fleet")]
 mod url;
 
+pub use self::changes::FleetChanges;
 pub use self::membership::{FleetMembership, is_database_url};
 #[cfg(not(feature = "fleet"))]
 pub use self::no_reader::AbsentReader as FleetReader;
 #[cfg(feature = "fleet")]
 pub use self::reader::FleetReader;
-pub use self::rows::{FleetAudit, FleetFinding, FleetHistory, FleetPage, FleetPlace};
+pub use self::rows::{FleetAudit, FleetFinding, FleetHistory, FleetPage, FleetPlace, OrderAnswer};
 #[cfg(feature = "fleet")]
 pub use self::{
     argument::CallArgument,

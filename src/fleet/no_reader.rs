@@ -1,6 +1,7 @@
 //! The reader of a build without the client of PostgreSQL: it never connects.
 
-use super::rows::{FleetAudit, FleetHistory, FleetPage, FleetPlace};
+use super::changes::FleetChanges;
+use super::rows::{FleetAudit, FleetHistory, FleetPage, FleetPlace, OrderAnswer};
 use crate::error::Error;
 use crate::task::{FleetTask, GroupBy, Key, Task, TaskFilter, TaskId, TaskStats};
 
@@ -50,6 +51,22 @@ impl AbsentReader {
         _: &[TaskId],
         _: &[&Task],
     ) -> Result<TaskStats, Error> {
+        match *self {}
+    }
+
+    pub fn task(&self, _: &TaskId) -> Result<Option<FleetTask>, Error> {
+        match *self {}
+    }
+
+    pub fn order_cancel(&self, _: &TaskId) -> Result<OrderAnswer, Error> {
+        match *self {}
+    }
+
+    pub fn order_result(&self, _: i64) -> Result<Option<String>, Error> {
+        match *self {}
+    }
+
+    pub fn changes(&self) -> std::io::Result<FleetChanges> {
         match *self {}
     }
 

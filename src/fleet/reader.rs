@@ -7,16 +7,18 @@ use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 
 use super::argument::CallArgument;
+use super::changes::FleetChanges;
 use super::connection::{ConnectOptions, FleetConnection};
 use super::error::FleetError;
 use super::queries;
-use super::rows::{self, FleetAudit, FleetHistory, FleetPage, FleetPlace};
+use super::rows::{self, FleetAudit, FleetHistory, FleetPage, FleetPlace, OrderAnswer};
 use super::url::DatabaseUrl;
 use crate::error::Error;
 use crate::task::{FleetTask, GroupBy, Key, Task, TaskFilter, TaskId, TaskStats, Time};
 
 /// A connection on which tasks are read, one statement at a time.
 pub struct FleetReader {
+    url: DatabaseUrl,
     connection: FleetConnection,
     /// It drives the connection, so it is dropped after it.
     runtime: Runtime,
@@ -34,7 +36,7 @@ impl FleetReader {
         let url = DatabaseUrl::parse(url).map_err(FleetError::from)?;
         let runtime = Builder::new_current_thread().enable_all().build().map_err(FleetError::from)?;
         let connection = runtime.block_on(FleetConnection::connect(&url, ConnectOptions::default()))?;
-        Ok(FleetReader { connection, runtime })
+        Ok(FleetReader { url, connection, runtime })
     }
 
     /// A page of the running or of the ended tasks, newest first.
@@ -74,6 +76,27 @@ impl FleetReader {
         let end = format!("{prefix}{}", char::MAX);
         let arguments = [prefix.into(), end.as_str().into()];
         Ok(rows::tasks(self.rows(queries::BY_PREFIX, &arguments)?))
+    }
+
+    /// The task with this id.
+    pub fn task(&self, id: &TaskId) -> Result<Option<FleetTask>, Error> {
+        Ok(rows::tasks(self.rows(queries::BY_ID, &[id.as_str().into()])?).pop())
+    }
+
+    /// Orders that the task's host cancels it, as an operator.
+    pub fn order_cancel(&self, id: &TaskId) -> Result<OrderAnswer, Error> {
+        let called = self.connection.call(queries::CANCEL, &[id.as_str().into()]);
+        self.runtime.block_on(called).map_err(|e| e.of_operator(self.connection.user()))
+    }
+
+    /// What came of an order; `None` while it is open.
+    pub fn order_result(&self, number: i64) -> Result<Option<String>, Error> {
+        self.one(queries::ORDER_RESULT, &[number.into()])
+    }
+
+    /// Reports when tasks may have changed.
+    pub fn changes(&self) -> std::io::Result<FleetChanges> {
+        FleetChanges::of(&self.url)
     }
 
     /// The task that was started last, of those with this key if there is one.

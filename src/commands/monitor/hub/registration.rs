@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::error::HubError;
 use super::facts::NodeFacts;
+use super::orders::CancelOrder;
 use crate::failpoint;
 use crate::fleet::{CallArgument, ConnectOptions, DatabaseUrl, FleetConnection};
 use crate::task::Key;
@@ -54,6 +55,8 @@ enum RenewAnswer {
     Ok {
         /// The keys for which this node waits, and that it can take now.
         free: Vec<Key>,
+        /// What this node is to cancel.
+        orders: Vec<CancelOrder>,
     },
     Superseded,
     Lost,
@@ -106,10 +109,11 @@ impl Registration {
         Ok(self.connection.call(sql, &[self.node.into()]).await?)
     }
 
-    /// Renews the lease. Returns the keys for which this node waits, and that it can take now.
-    pub async fn renew(&self) -> Result<Vec<Key>, HubError> {
+    /// Renews the lease. Returns the keys for which this node waits, and that it can take now, and the open
+    /// orders for it.
+    pub async fn renew(&self) -> Result<(Vec<Key>, Vec<CancelOrder>), HubError> {
         match self.call(RENEW, [self.instance.into()]).await? {
-            RenewAnswer::Ok { free } => Ok(free),
+            RenewAnswer::Ok { free, orders } => Ok((free, orders)),
             RenewAnswer::Superseded | RenewAnswer::Lost => Err(HubError::Superseded),
         }
     }
