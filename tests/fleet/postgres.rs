@@ -13,7 +13,6 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, OnceLock};
 
 use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
 
 use crate::harness::{Deadline, eventually, forked, is_root, on_path, possible};
 use crate::sql_session::SqlSession;
@@ -45,6 +44,13 @@ const ACCESS: &str = "
     host all all 127.0.0.1/32 scram-sha-256
 ";
 
+/// The tests use one database, and a third of the files is copied faster.
+const DROP_DATABASES: &str = "
+    UPDATE pg_database SET datistemplate = false, datallowconn = true
+    DROP DATABASE template0
+    DROP DATABASE template1
+";
+
 /// A certificate authority, and the server's certificate by it. `server.pem` also serves as pgbouncer's.
 const CERTIFICATES: &str = "
     openssl ecparam -genkey -name prime256v1 -noout -out ca.key &&
@@ -59,8 +65,8 @@ const CERTIFICATES: &str = "
 /// Waits for the end of the test process, however it ends, and removes the server. In the directory of a
 /// killed server, `postmaster.pid` still names its process, and a segment of System V's shared memory.
 const KEEPER: &str = r#"
-    cd "$1/data" && cat >/dev/null
-    if [ -e postmaster.pid ]; then
+    cat >/dev/null
+    if cd "$1/data" && [ -e postmaster.pid ]; then
         pid=$(sed -n 1p postmaster.pid) segment=$(awk 'NR == 7 { print $2 }' postmaster.pid)
         is_there() { [ "$(readlink "/proc/$pid/cwd")" = "$(pwd -P)" ]; }
         if is_there; then
@@ -84,36 +90,37 @@ pub struct Postgres {
 impl Postgres {
     /// Starts an empty server. `None`, reported on stderr, where PostgreSQL is missing.
     pub fn start(test: &str) -> Option<Postgres> {
-        let needs =
-            "PostgreSQL 14 or newer, pgbouncer and openssl: install Debian's postgresql and pgbouncer";
-        let can = programs().is_some() && on_path("psql") && on_path("openssl") && pgbouncer().is_some();
-        if !possible(test, can, needs) {
-            return None;
-        }
-        let mut builder = tempfile::Builder::new();
-        let dir = builder.prefix("bookend-fleet.").tempdir().expect("a temporary directory").keep();
-        give(&dir);
-        let mut copy = as_owner("cp");
-        succeeds(copy.arg("-a").arg(template().path().join("data")).arg(&dir));
-        let keeper = Command::new("sh")
-            .args(["-c", KEEPER, "keeper"])
-            .arg(&dir)
-            .stdin(Stdio::piped())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .expect("a shell");
-        let postgres = Postgres { dir, port: free_port(), postmaster: Mutex::new(None), keeper };
-        postgres.add_password(SUPERUSER, "not asked for");
-        postgres.start_again();
-        Some(postgres)
+        is_possible(test).then(|| Postgres::of(&empty().path().join("data")))
     }
 
     /// As [`Postgres::start`], with the fleet's schema.
     pub fn with_schema(test: &str) -> Option<Postgres> {
-        let postgres = Postgres::start(test)?;
-        postgres.psql(SCHEMA);
-        Some(postgres)
+        static WITH_SCHEMA: OnceLock<Postgres> = OnceLock::new();
+        let template = || {
+            let postgres = Postgres::of(&empty().path().join("data"));
+            postgres.create_schema();
+            postgres.stop();
+            postgres
+        };
+        is_possible(test).then(|| Postgres::of(&WITH_SCHEMA.get_or_init(template).dir.join("data")))
+    }
+
+    /// Starts a server with a copy of this data directory.
+    fn of(data: &Path) -> Postgres {
+        let mut builder = tempfile::Builder::new();
+        let dir = builder.prefix("bookend-fleet.").tempdir().expect("a temporary directory").keep();
+        give(&dir);
+        let keeper = keeper(KEEPER, &dir);
+        succeeds(as_owner("cp").arg("-a").arg(data).arg(&dir));
+        let postgres = Postgres { dir, port: free_port(), postmaster: Mutex::new(None), keeper };
+        postgres.add_password(SUPERUSER, "not asked for");
+        postgres.start_again();
+        postgres
+    }
+
+    /// Creates the fleet's schema, as the superuser.
+    pub fn create_schema(&self) {
+        self.psql(SCHEMA);
     }
 
     /// Starts the server after [`Postgres::stop`] or [`Postgres::kill`], and waits until it is ready.
@@ -316,36 +323,31 @@ pub fn pgbouncer() -> Option<PathBuf> {
     dirs.find_map(|dir| Some(dir.join("pgbouncer")).filter(|program| program.exists()))
 }
 
-/// The data directory that each server's is copied from. The process that made it removes it.
-fn template() -> &'static Template {
-    static TEMPLATE: OnceLock<Template> = OnceLock::new();
-    TEMPLATE.get_or_init(Template::new)
+/// What an empty server is a copy of. Its keeper removes it when this process ends: a static is not dropped.
+fn empty() -> &'static Template {
+    static EMPTY: OnceLock<Template> = OnceLock::new();
+    EMPTY.get_or_init(Template::new)
 }
 
 struct Template {
     dir: PathBuf,
-    /// Removes it when this process ends: a static is not dropped.
     _keeper: Mutex<Child>,
 }
 
 impl Template {
     fn new() -> Template {
         let mut builder = tempfile::Builder::new();
-        let dir: TempDir =
-            builder.prefix("bookend-fleet-template.").tempdir().expect("a temporary directory");
-        let dir = dir.keep();
+        let dir = builder.prefix("bookend-fleet.").tempdir().expect("a temporary directory").keep();
         give(&dir);
-        let keeper = Command::new("sh")
-            .args(["-c", r#"cat >/dev/null; rm -rf "$1""#, "keeper"])
-            .arg(&dir)
-            .stdin(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .expect("a shell");
-        let data = dir.join("data");
-        let mut initdb = as_owner(programs().expect("the programs of PostgreSQL").join("initdb"));
+        let keeper = keeper(r#"cat >/dev/null; rm -rf "$1""#, &dir);
+        let (data, programs) = (dir.join("data"), programs().expect("the programs of PostgreSQL"));
+        let mut initdb = as_owner(programs.join("initdb"));
         initdb.args(["--no-sync", "--encoding=UTF8", "--locale=C", "--wal-segsize=4", "--auth=trust"]);
         succeeds(initdb.arg("--username").arg(SUPERUSER).arg("-D").arg(&data));
+        let mut single = as_owner(programs.join("postgres"));
+        single.args(["--single", "-F", "-D"]).arg(&data).arg(DATABASE);
+        let Output { status, stderr, .. } = fed(single, DROP_DATABASES);
+        assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
         succeeds(as_owner("sh").args(["-c", CERTIFICATES]).current_dir(&data));
         let mut settings = OpenOptions::new();
         let mut settings = settings.append(true).open(data.join("postgresql.conf")).expect("its settings");
@@ -357,6 +359,25 @@ impl Template {
     fn path(&self) -> &Path {
         &self.dir
     }
+}
+
+/// Whether this machine has what the tests need.
+fn is_possible(test: &str) -> bool {
+    let needs = "PostgreSQL 14 or newer, pgbouncer and openssl: install Debian's postgresql and pgbouncer";
+    let can = programs().is_some() && on_path("psql") && on_path("openssl") && pgbouncer().is_some();
+    possible(test, can, needs)
+}
+
+/// A shell that runs this script with a directory, and whose input ends with this process.
+fn keeper(script: &str, dir: &Path) -> Child {
+    Command::new("sh")
+        .args(["-c", script, "keeper"])
+        .arg(dir)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .expect("a shell")
 }
 
 /// A directory that the server's owner can write.

@@ -1,16 +1,19 @@
 //! An open connection to a server, for transactions that tests keep open beside others.
 
+use std::future::poll_fn;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::runtime::Runtime;
-use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls, SimpleQueryMessage};
 
 /// A connection as one role. Its calls block.
 pub struct SqlSession {
     runtime: Runtime,
     client: Client,
+    notifications: Arc<Mutex<Vec<String>>>,
 }
 
 /// An error of PostgreSQL.
@@ -27,12 +30,21 @@ impl SqlSession {
         config.host_path(host).port(port).dbname(database).user(role).password(password);
         config.connect_timeout(Duration::from_secs(30));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let notifications = Arc::new(Mutex::new(Vec::new()));
+        let received = Arc::clone(&notifications);
         let client = runtime.block_on(async {
-            let (client, connection) = config.connect(NoTls).await.expect("a connection");
-            tokio::spawn(connection);
+            let (client, mut connection) = config.connect(NoTls).await.expect("a connection");
+            tokio::spawn(async move {
+                while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+                    if let AsyncMessage::Notification(n) = message {
+                        let text = format!("{} {}", n.channel(), n.payload());
+                        received.lock().expect("the notifications").push(text);
+                    }
+                }
+            });
             client
         });
-        SqlSession { runtime, client }
+        SqlSession { runtime, client, notifications }
     }
 
     /// The first column of the last row, as text; empty for NULL and without rows.
@@ -69,5 +81,12 @@ impl SqlSession {
             Ok(value) => panic!("{sql} returned {value}"),
             Err(e) => e.code,
         }
+    }
+
+    /// The notifications since the last call, each as channel and payload. PostgreSQL sends them before the
+    /// answer of a statement that begins after their commit.
+    pub fn notifications(&self) -> Vec<String> {
+        self.query("SELECT 1").expect("an answer");
+        std::mem::take(&mut *self.notifications.lock().expect("the notifications"))
     }
 }

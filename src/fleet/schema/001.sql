@@ -9,6 +9,9 @@
 --   BK004  bookend and this schema do not understand each other
 -- Times in the answers are RFC 3339, UTC, milliseconds, and of PostgreSQL's clock unless a column's.
 
+-- Names without a schema are PostgreSQL's own, whatever others have put into `public`.
+SET LOCAL search_path = pg_catalog;
+
 CREATE SCHEMA bookend;
 
 -- The group roles exist once per cluster, for all its databases.
@@ -17,8 +20,8 @@ DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY ARRAY['bookend_host', 'bookend_operator', 'bookend_read'] LOOP
-        IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = name) THEN
-            EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', name);
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
+            EXECUTE format('CREATE ROLE %I NOLOGIN', name);
         END IF;
     END LOOP;
 END $$;
@@ -279,17 +282,18 @@ CREATE TABLE bookend.watcher (
 ) WITH (fillfactor = 20);
 INSERT INTO bookend.watcher (seen_at) VALUES ('-infinity');
 
--- Helpers. Only `shown` and `patience` are for everyone, since the views use them.
+-- Helpers. Only `shown` and `patience` are for everyone, since the view uses one: they are parsed now, so that
+-- the search_path of a caller does not matter.
 
 -- A time as the answers have it.
 CREATE FUNCTION bookend.shown(t timestamptz) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
-AS $$ SELECT to_char(t AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') $$;
+RETURN to_char(t AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"');
 
 -- The time after which a node that was not renewed is unreachable: three renewals.
 CREATE FUNCTION bookend.patience() RETURNS interval
 LANGUAGE sql STABLE PARALLEL SAFE
-AS $$ SELECT 3 * value::float8 * interval '1 millisecond' FROM bookend.setting WHERE name = 'renew_ms' $$;
+RETURN (SELECT 3 * value::float8 * interval '1 millisecond' FROM bookend.setting WHERE name = 'renew_ms');
 
 -- BK002 unless the node belongs to the role that is logged in.
 CREATE FUNCTION bookend.own(p_node uuid) RETURNS void
@@ -318,27 +322,38 @@ END $$;
 
 -- The node that waits longest for a key, of those that can take it.
 CREATE FUNCTION bookend.first_waiter(p_key text) RETURNS bookend.waiter
-LANGUAGE sql SET search_path = bookend, pg_temp
+LANGUAGE plpgsql SET search_path = bookend, pg_temp
 AS $$
-    SELECT w FROM waiter w JOIN lease l ON l.node = w.node
+DECLARE
+    first waiter;
+BEGIN
+    SELECT w.* INTO first FROM waiter w JOIN lease l ON l.node = w.node
     WHERE w.key = p_key AND l.lost_at IS NULL AND l.stopped_at IS NULL
       AND l.renewed_at > clock_timestamp() - patience()
-    ORDER BY w.n LIMIT 1
-$$;
+    ORDER BY w.n LIMIT 1;
+    RETURN first;
+END $$;
 
 -- Tells the node that waits longest that the key is free. Nobody is told if nobody waits.
 CREATE FUNCTION bookend.offer(p_key text) RETURNS void
-LANGUAGE sql SET search_path = bookend, pg_temp
+LANGUAGE plpgsql SET search_path = bookend, pg_temp
 AS $$
-    SELECT pg_notify('bookend_node', w.node::text) FROM first_waiter(p_key) w WHERE w.node IS NOT NULL
-$$;
+DECLARE
+    first waiter := first_waiter(p_key);
+BEGIN
+    IF first.node IS NOT NULL THEN
+        PERFORM pg_notify('bookend_node', first.node::text);
+    END IF;
+END $$;
 
 -- Tells those that follow the list, if there were any within 90 seconds.
 CREATE FUNCTION bookend.rows_changed() RETURNS void
-LANGUAGE sql SET search_path = bookend, pg_temp
+LANGUAGE plpgsql SET search_path = bookend, pg_temp
 AS $$
-    SELECT pg_notify('bookend_rows', '') FROM watcher WHERE seen_at > clock_timestamp() - interval '90 s'
-$$;
+BEGIN
+    PERFORM pg_notify('bookend_rows', '')
+    FROM watcher WHERE seen_at > clock_timestamp() - interval '90 s';
+END $$;
 
 -- Ends running tasks of a node on the word of the fleet. Returns the ids of those that ran.
 CREATE FUNCTION bookend.settle(p_node uuid, p_tasks text[], p_reason text, p_error text) RETURNS text[]
@@ -394,13 +409,15 @@ FROM bookend.node n JOIN bookend.lease l ON l.node = n.id;
 
 -- Who holds a key, or for whom it is reserved: the answer `held` of `take`.
 CREATE FUNCTION bookend.held(p_task text, p_node uuid, p_since timestamptz) RETURNS jsonb
-LANGUAGE sql SET search_path = bookend, pg_temp
+LANGUAGE plpgsql SET search_path = bookend, pg_temp
 AS $$
-    SELECT jsonb_build_object('state', 'held', 'task', p_task, 'node', s.id, 'host', s.host,
-                              'since', shown(p_since), 'reachable', s.reachable,
-                              'unreachable_since', shown(s.unreachable_since))
-    FROM node_state s WHERE s.id = p_node
-$$;
+BEGIN
+    RETURN (
+        SELECT jsonb_build_object('state', 'held', 'task', p_task, 'node', s.id, 'host', s.host,
+                                  'since', shown(p_since), 'reachable', s.reachable,
+                                  'unreachable_since', shown(s.unreachable_since))
+        FROM node_state s WHERE s.id = p_node);
+END $$;
 
 -- Orders one cancellation; a second order for the same task is the first one, while it is open.
 CREATE FUNCTION bookend.order_for(p_task text, p_node uuid) RETURNS jsonb
@@ -423,11 +440,16 @@ END $$;
 
 -- Releases the claims of a node but those of some tasks, and returns their keys.
 CREATE FUNCTION bookend.release_all(p_node uuid, p_but text[]) RETURNS text[]
-LANGUAGE sql SET search_path = bookend, pg_temp
+LANGUAGE plpgsql SET search_path = bookend, pg_temp
 AS $$
+DECLARE
+    freed text[];
+BEGIN
     WITH released AS (DELETE FROM claim WHERE node = p_node AND task_id <> ALL (p_but) RETURNING key)
-    SELECT coalesce(array_agg(key ORDER BY key), '{}') FROM (SELECT key, offer(key) FROM released) freed
-$$;
+    SELECT coalesce(array_agg(key ORDER BY key), '{}') INTO freed FROM released;
+    PERFORM offer(key) FROM unnest(freed) key;
+    RETURN freed;
+END $$;
 
 -- Ends what a node waits for, and the orders for it.
 CREATE FUNCTION bookend.close_requests(p_node uuid, p_result text) RETURNS void
@@ -700,12 +722,15 @@ END $$;
 
 -- Stores where the session of a key was used last, unless a later claim on the key has used it elsewhere.
 CREATE FUNCTION bookend.store_session(p_used bookend.session, p_node uuid, p_claim_no bigint) RETURNS void
-LANGUAGE sql SET search_path = bookend, pg_temp
+LANGUAGE plpgsql SET search_path = bookend, pg_temp
 AS $$
+BEGIN
+    IF p_used.key IS NULL OR p_used.session_id IS NULL THEN
+        RETURN;
+    END IF;
     INSERT INTO session AS old (key, session_id, provider, task_id, last_used_at, trusted, node, claim_no)
-    SELECT p_used.key, p_used.session_id, p_used.provider, p_used.task_id, p_used.last_used_at,
-           p_used.trusted, p_node, p_claim_no
-    WHERE p_used.key IS NOT NULL AND p_used.session_id IS NOT NULL
+    VALUES (p_used.key, p_used.session_id, p_used.provider, p_used.task_id, p_used.last_used_at,
+            p_used.trusted, p_node, p_claim_no)
     ON CONFLICT (key) DO UPDATE SET
         session_id = excluded.session_id, provider = excluded.provider, task_id = excluded.task_id,
         last_used_at = excluded.last_used_at, trusted = excluded.trusted, node = excluded.node,
@@ -713,8 +738,8 @@ AS $$
         -- 2: an operator restored it.
         lost_at = CASE WHEN old.node = excluded.node AND old.task_id = excluded.task_id
                             AND excluded.trusted IS DISTINCT FROM 2 THEN old.lost_at END
-    WHERE old.node = excluded.node OR old.claim_no IS NULL OR old.claim_no < excluded.claim_no
-$$;
+    WHERE old.node = excluded.node OR old.claim_no IS NULL OR old.claim_no < excluded.claim_no;
+END $$;
 
 -- Takes one element of `publish`; returns its part of the answer.
 CREATE FUNCTION bookend.publish_one(
@@ -849,7 +874,7 @@ BEGIN
             p_max_rev, published USING ERRCODE = 'BK003';
     END IF;
     SELECT coalesce(array_agg(t.id) FILTER (WHERE t.boot_id <> n.boot_id), '{}'),
-           coalesce(array_agg(t.id) FILTER (WHERE t.boot_id IS NULL OR t.boot_id = n.boot_id), '{}')
+           coalesce(array_agg(t.id) FILTER (WHERE (t.boot_id <> n.boot_id) IS NOT TRUE), '{}')
     INTO rebooted, unknown
     FROM task_history t JOIN node n ON n.id = t.node
     WHERE t.node = p_node AND t.status = 'running' AND t.id <> ALL (p_running);

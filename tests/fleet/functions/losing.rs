@@ -1,0 +1,191 @@
+//! Tests of `declare_lost` and of what a host reports after it.
+
+use serde_json::{Value, json};
+
+use super::{Host, declare_lost, entry, with};
+use crate::harness::{Deadline, eventually};
+use crate::postgres::Postgres;
+
+const NONE: &str = "'{}'";
+
+#[test]
+fn a_lost_host_loses_its_tasks_and_keys() {
+    let Some(postgres) = Postgres::with_schema("a_lost_host_loses_its_tasks_and_keys") else { return };
+    let (a, b) = (Host::join(&postgres, "a"), Host::join(&postgres, "b"));
+    a.take("k", "t1", false);
+    let mut running = entry(1, "t1", Some("k"), "running");
+    running["session"] = json!({ "key": "k", "session_id": "s1", "task_id": "t1" });
+    a.publish(&[running, entry(2, "t2", None, "running"), entry(3, "t3", None, "success")]);
+    b.publish(&[entry(1, "of b", None, "running")]);
+    let answer = declare_lost(&postgres, a.node);
+    assert_eq!(answer, json!({ "state": "lost", "host": "a", "tasks": ["t1", "t2"], "released": ["k"] }));
+    let rows = "SELECT id, status, reason, end_source, error, finished_at IS NULL, last_seen_at IS NULL
+                FROM bookend.task_history ORDER BY id";
+    let lost = "interrupted|host_lost|lease|postgres declared the host a lost|t|f";
+    assert_eq!(
+        postgres.psql(rows),
+        format!("of b|running||||t|t\nt1|{lost}\nt2|{lost}\nt3|success||wait||f|t")
+    );
+    let moves = "SELECT task_id, n, to_status, reason, by_node IS NULL FROM bookend.task_transition
+                 WHERE to_status = 'interrupted' ORDER BY 1";
+    assert_eq!(postgres.psql(moves), "t1|2|interrupted|host_lost|t\nt2|2|interrupted|host_lost|t");
+    let invalidations = "SELECT key, session_id, task_id, reason FROM bookend.session_invalidation";
+    assert_eq!(postgres.psql(invalidations), "k|s1|t1|host_lost");
+    assert_eq!(b.take("k", "t4", false), "granted");
+    assert_eq!(declare_lost(&postgres, a.node), json!({ "state": "already_lost" }));
+}
+
+#[test]
+fn a_host_that_was_renewed_since_is_not_declared_lost() {
+    let test = "a_host_that_was_renewed_since_is_not_declared_lost";
+    let Some(postgres) = Postgres::with_schema(test) else { return };
+    let host = Host::join(&postgres, "a");
+    postgres.role("operator", &["bookend_operator"]);
+    let operator = postgres.session("operator");
+    let seen = postgres.psql("SELECT epoch || ', ' || seq FROM bookend.node_state");
+    host.register("boot 1", "8:1", None);
+    let declare =
+        |seen: &str| operator.json(&format!("SELECT bookend.declare_lost('{}', {seen})", host.node));
+    assert_eq!(declare(&seen), json!({ "state": "moved", "epoch": 1, "seq": 2 }));
+    assert_eq!(declare("2, 2")["state"], "moved");
+    assert_eq!(host.publish(&[entry(1, "t", None, "running")]), "ok");
+    assert_eq!(declare("1, 2")["state"], "lost");
+    assert_eq!(postgres.psql("SELECT lost_by FROM bookend.node_state"), "operator");
+    host.register("boot 1", "8:1", None);
+    host.publish(&[entry(2, "t", None, "running")]);
+    host.call("leave", "");
+    let unknown = operator.json("SELECT bookend.declare_lost('00000000-0000-0000-0000-000000000000', 1, 1)");
+    assert_eq!(
+        (declare("2, 3")["state"].clone(), unknown["state"].clone()),
+        (json!("left"), json!("unknown"))
+    );
+}
+
+#[test]
+fn no_call_of_a_lost_epoch_changes_anything() {
+    let Some(postgres) = Postgres::with_schema("no_call_of_a_lost_epoch_changes_anything") else { return };
+    let (a, b) = (Host::join(&postgres, "a"), Host::join(&postgres, "b"));
+    a.take("k", "t1", false);
+    b.take("k", "t2", true);
+    a.publish(&[entry(1, "t1", Some("k"), "running")]);
+    declare_lost(&postgres, a.node);
+    let row = super::quoted(&[entry(2, "t1", Some("k"), "success")]);
+    let calls = [
+        ("take", "'k', 't3', 0, false".to_owned()),
+        ("repoint", "'k', 't1'".to_owned()),
+        ("release", "'k', 't1'".to_owned()),
+        ("give_up_waiting", "'k'".to_owned()),
+        ("publish", format!("{row}, {NONE}")),
+        ("publish", format!("'[]', {NONE}")),
+        ("reconcile", format!("{NONE}, 9")),
+        ("order_cancel", "'k'".to_owned()),
+        ("order_done", "1, 'done'".to_owned()),
+        ("stopped", String::new()),
+        ("leave", String::new()),
+        ("finding", "'kind', 'subject', NULL".to_owned()),
+    ];
+    for again in [false, true] {
+        for (function, arguments) in &calls {
+            assert_eq!(a.error(function, arguments), "BK001", "{function}");
+        }
+        if !again {
+            // The new epoch does not let calls of the old one pass.
+            a.register("boot 1", "8:1", None);
+            a.epoch.set(1);
+        }
+    }
+    assert_eq!(postgres.psql("SELECT status FROM bookend.task_history"), "interrupted");
+    assert_eq!(b.take("k", "t2", true), "granted");
+}
+
+#[test]
+fn the_end_of_a_task_whose_host_was_declared_lost_is_late() {
+    let test = "the_end_of_a_task_whose_host_was_declared_lost_is_late";
+    let Some(postgres) = Postgres::with_schema(test) else { return };
+    let (a, b) = (Host::join(&postgres, "a"), Host::join(&postgres, "b"));
+    a.take("k", "t1", false);
+    let mut running = entry(1, "t1", Some("k"), "running");
+    running["session"] = json!({ "key": "k", "session_id": "s1", "task_id": "t1" });
+    a.publish(&[running]);
+    declare_lost(&postgres, a.node);
+    b.take("k", "t2", false);
+    a.register("boot 1", "8:1", None);
+    let late = || postgres.psql("SELECT status, reason, late->>'status', cost_usd FROM bookend.task_history");
+    assert_eq!(a.publish(&[entry(2, "t1", Some("k"), "running")]), "late");
+    assert_eq!(late(), "interrupted|host_lost|running|");
+    let ended = with(entry(3, "t1", Some("k"), "success"), json!({ "cost_usd": 2.5 }));
+    assert_eq!(a.publish(std::slice::from_ref(&ended)), "late");
+    assert_eq!(a.publish(&[ended]), "older");
+    assert_eq!(late(), "interrupted|host_lost|success|2.5");
+    assert_eq!(
+        postgres.psql("SELECT late->>'finished_at' FROM bookend.task_history"),
+        "2026-03-01T10:00:01.500Z"
+    );
+    let ends = "SELECT count(*) FROM bookend.task_transition WHERE to_status <> 'running'";
+    assert_eq!(postgres.psql(ends), "1");
+    // Its end does not free the key, which is another task's by now.
+    assert_eq!(postgres.psql("SELECT task_id FROM bookend.claim"), "t2");
+    b.call("release", "'k', 't2'");
+    assert_eq!(a.call("take", "'k', 't3', 0, false")["session_lost"], true);
+}
+
+#[test]
+fn a_task_that_the_boot_ended_is_not_late() {
+    let Some(postgres) = Postgres::with_schema("a_task_that_the_boot_ended_is_not_late") else { return };
+    let host = Host::join(&postgres, "a");
+    host.publish(&[entry(1, "t", None, "running")]);
+    declare_lost(&postgres, host.node);
+    host.register("boot 2", "8:1", None);
+    let settled = json!({ "end_source": "recovery", "reason": "rebooted", "delivery_status": "pending" });
+    assert_eq!(host.publish(&[with(entry(2, "t", None, "interrupted"), settled)]), "ok");
+    let row = "SELECT status, reason, late IS NULL, delivery_status FROM bookend.task_history";
+    assert_eq!(postgres.psql(row), "interrupted|host_lost|t|pending");
+}
+
+/// Waits until a session waits for a lock.
+fn waits_for_a_lock(postgres: &Postgres) {
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    eventually(Deadline::new(), "a session that waits for a lock", || postgres.psql(waiting) == "1");
+}
+
+#[test]
+fn a_host_is_declared_lost_after_the_call_in_flight() {
+    let Some(postgres) = Postgres::with_schema("a_host_is_declared_lost_after_the_call_in_flight") else {
+        return;
+    };
+    let host = Host::join(&postgres, "a");
+    host.publish(&[entry(1, "t", None, "running")]);
+    host.session.query("BEGIN").expect("a transaction");
+    assert_eq!(host.publish(&[entry(2, "t", None, "success"), entry(3, "t2", None, "running")]), "ok ok");
+    let node = host.node;
+    let answer: Value = std::thread::scope(|scope| {
+        let declaring = scope.spawn(|| declare_lost(&postgres, node));
+        waits_for_a_lock(&postgres);
+        host.session.query("COMMIT").expect("a commit");
+        declaring.join().expect("an answer")
+    });
+    assert_eq!(answer["tasks"], json!(["t2"]));
+    let ends = "SELECT id, status, late IS NULL FROM bookend.task_history ORDER BY id";
+    assert_eq!(postgres.psql(ends), "t|success|t\nt2|interrupted|t");
+}
+
+#[test]
+fn a_call_during_the_declaration_fails() {
+    let Some(postgres) = Postgres::with_schema("a_call_during_the_declaration_fails") else { return };
+    let host = Host::join(&postgres, "a");
+    host.publish(&[entry(1, "t", None, "running")]);
+    let operator = postgres.session("postgres");
+    operator.query("BEGIN").expect("a transaction");
+    let declared = operator.json("SELECT bookend.declare_lost(node, epoch, seq) FROM bookend.lease");
+    assert_eq!(declared["state"], "lost");
+    let error = std::thread::scope(|scope| {
+        let row = super::quoted(&[entry(2, "t", None, "success")]);
+        let statement = host.statement("publish", &format!("{row}, {NONE}"));
+        let publishing = scope.spawn(move || host.session.error(&statement));
+        waits_for_a_lock(&postgres);
+        operator.query("COMMIT").expect("a commit");
+        publishing.join().expect("an error")
+    });
+    assert_eq!(error, "BK001");
+    assert_eq!(postgres.psql("SELECT status, late IS NULL FROM bookend.task_history"), "interrupted|t");
+}

@@ -1,0 +1,147 @@
+//! Tests of `register`, `renew`, `stopped` and `leave`.
+
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{Host, declare_lost, entry, make_unreachable};
+use crate::postgres::Postgres;
+
+/// Lets the time pass after which a silent lease is taken over.
+fn let_the_watch_pass(postgres: &Postgres) {
+    postgres.psql("UPDATE bookend.lease SET watch_at = now() - interval '1 h' WHERE watch_at IS NOT NULL");
+}
+
+#[test]
+fn a_restarted_monitor_registers_at_once_and_supersedes_the_former() {
+    let test = "a_restarted_monitor_registers_at_once_and_supersedes_the_former";
+    let Some(postgres) = Postgres::with_schema(test) else { return };
+    let host = Host::join(&postgres, "a");
+    let (first, second) = (Uuid::new_v4(), Uuid::new_v4());
+    assert_eq!(host.register_as(first, "boot 1", "8:1", None)["state"], "ok");
+    assert_eq!(host.call("renew", &format!("'{first}'"))["state"], "ok");
+    let answer = host.register_as(second, "boot 1", "8:1", None);
+    assert_eq!(
+        answer,
+        json!({ "state": "ok", "epoch": 1, "was_lost": false, "new_boot": false, "max_rev": 0 })
+    );
+    assert_eq!(host.call("renew", &format!("'{first}'")), json!({ "state": "superseded" }));
+    let renewed = host.call("renew", &format!("'{second}'"));
+    assert_eq!((&renewed["orders"], &renewed["free"]), (&json!([]), &json!([])));
+}
+
+#[test]
+fn after_a_boot_a_silent_lease_is_taken_over() {
+    let Some(postgres) = Postgres::with_schema("after_a_boot_a_silent_lease_is_taken_over") else { return };
+    let host = Host::join(&postgres, "a");
+    let told = host.register("boot 2", "8:1", None);
+    assert_eq!(told["state"], "watch");
+    let wait = told["wait_ms"].as_i64().expect("a time");
+    assert!((14_000..=15_000).contains(&wait), "{told}");
+    let seq = told["seq"].as_i64();
+    // Whoever asks again too early is told the same.
+    assert_eq!(host.register("boot 2", "8:1", seq)["state"], "watch");
+    let_the_watch_pass(&postgres);
+    // Without the seq it was told before, it starts to watch.
+    assert_eq!(host.register("boot 2", "8:1", None)["state"], "watch");
+    let taken = host.register("boot 2", "8:1", seq);
+    assert_eq!((&taken["state"], &taken["new_boot"]), (&json!("ok"), &json!(true)));
+    assert_eq!(taken["epoch"], 1);
+}
+
+#[test]
+fn a_copy_beside_the_living_original_is_refused() {
+    let Some(postgres) = Postgres::with_schema("a_copy_beside_the_living_original_is_refused") else {
+        return;
+    };
+    let host = Host::join(&postgres, "a");
+    let instance = Uuid::new_v4();
+    host.register_as(instance, "boot 1", "8:1", None);
+    // A cloned machine, and a copied ledger on the same machine.
+    for (boot, file) in [("boot 2", "8:1"), ("boot 1", "8:2")] {
+        let seq = host.register(boot, file, None)["seq"].as_i64();
+        assert_eq!(host.call("renew", &format!("'{instance}'"))["state"], "ok");
+        let_the_watch_pass(&postgres);
+        let refused = host.register(boot, file, seq);
+        assert_eq!((&refused["state"], &refused["why"]), (&json!("refused"), &json!("copies")));
+    }
+    assert_eq!(host.call("renew", &format!("'{instance}'"))["state"], "ok");
+}
+
+#[test]
+fn of_two_copies_one_registers() {
+    let Some(postgres) = Postgres::with_schema("of_two_copies_one_registers") else { return };
+    let host = Host::join(&postgres, "a");
+    let first = host.register("boot 2", "8:1", None)["seq"].as_i64();
+    let second = host.register("boot 3", "8:1", None)["seq"].as_i64();
+    let_the_watch_pass(&postgres);
+    assert_eq!(host.register("boot 2", "8:1", first)["state"], "ok");
+    assert_eq!(host.register("boot 3", "8:1", second)["state"], "refused");
+}
+
+#[test]
+fn a_node_of_another_role_is_refused() {
+    let Some(postgres) = Postgres::with_schema("a_node_of_another_role_is_refused") else { return };
+    let owner = Host::join(&postgres, "a");
+    let mut other = Host::join(&postgres, "b");
+    other.node = owner.node;
+    let refused = other.register("boot 1", "8:1", None);
+    assert_eq!((&refused["state"], &refused["why"]), (&json!("refused"), &json!("role")));
+    assert_eq!(postgres.psql("SELECT role FROM bookend.node WHERE host = 'a'"), "bookend_a");
+}
+
+#[test]
+fn another_version_of_the_schema_is_refused() {
+    let Some(postgres) = Postgres::with_schema("another_version_of_the_schema_is_refused") else { return };
+    let host = Host::join(&postgres, "a");
+    for facts in ["{\"schema\": 2}", "{}"] {
+        let call = format!("SELECT bookend.register('{}', '{facts}', '{}', NULL)", host.node, host.node);
+        assert_eq!(host.session.error(&call), "BK004", "{facts}");
+    }
+}
+
+#[test]
+fn a_stopped_node_is_not_unreachable_and_boots_without_waiting() {
+    let test = "a_stopped_node_is_not_unreachable_and_boots_without_waiting";
+    let Some(postgres) = Postgres::with_schema(test) else { return };
+    let host = Host::join(&postgres, "a");
+    let state =
+        || postgres.psql("SELECT state, reachable, unreachable_since IS NULL FROM bookend.node_state");
+    host.publish(&[entry(1, "t", None, "running")]);
+    assert_eq!(host.call("stopped", ""), json!({ "state": "running", "running": 1, "claims": 0 }));
+    assert_eq!(state(), "reachable|t|t");
+    make_unreachable(&postgres, &host);
+    assert_eq!(state(), "unreachable|f|f");
+    host.publish(&[entry(2, "t", None, "success")]);
+    assert_eq!(host.call("stopped", ""), json!({ "state": "stopped" }));
+    assert_eq!(state(), "stopped|f|t");
+    assert_eq!(host.register("boot 2", "8:1", None)["state"], "ok");
+    assert_eq!(state(), "reachable|t|t");
+}
+
+#[test]
+fn a_lost_node_begins_a_new_epoch() {
+    let Some(postgres) = Postgres::with_schema("a_lost_node_begins_a_new_epoch") else { return };
+    let host = Host::join(&postgres, "a");
+    let instance = Uuid::new_v4();
+    host.register_as(instance, "boot 1", "8:1", None);
+    assert_eq!(declare_lost(&postgres, host.node)["state"], "lost");
+    assert_eq!(host.call("renew", &format!("'{instance}'")), json!({ "state": "lost" }));
+    let again = host.register("boot 1", "8:1", None);
+    assert_eq!((&again["epoch"], &again["was_lost"]), (&json!(2), &json!(true)));
+    host.epoch.set(1);
+    assert_eq!(host.call("renew", &format!("'{instance}'")), json!({ "state": "lost" }));
+    assert_eq!(host.error("finding", "'kind', 'subject', NULL"), "BK001");
+}
+
+#[test]
+fn a_node_leaves_when_nothing_runs() {
+    let Some(postgres) = Postgres::with_schema("a_node_leaves_when_nothing_runs") else { return };
+    let host = Host::join(&postgres, "a");
+    assert_eq!(host.take("k", "t", false), "granted");
+    host.publish(&[entry(1, "t", Some("k"), "running")]);
+    assert_eq!(host.call("leave", ""), json!({ "state": "running", "tasks": ["t"] }));
+    host.publish_and_keep(&[entry(2, "t", Some("k"), "success")], &["k"]);
+    assert_eq!(host.call("leave", ""), json!({ "state": "left" }));
+    let left = "SELECT state, claims, (SELECT count(*) FROM bookend.task_history) FROM bookend.node_state";
+    assert_eq!(postgres.psql(left), "left|0|1");
+}
