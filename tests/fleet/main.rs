@@ -8,6 +8,8 @@
 mod harness;
 
 mod functions;
+mod keys;
+mod node;
 mod pgbouncer;
 mod postgres;
 mod server;

@@ -1,0 +1,285 @@
+//! A key is held by one run in the whole fleet.
+
+use rustix::process::Signal;
+
+use crate::harness::{End, Fifo, Proc, eventually};
+use crate::node::{Node, claims};
+use crate::postgres::Postgres;
+
+/// A fleet whose nodes renew their leases often.
+fn fleet(test: &str) -> Option<Postgres> {
+    let postgres = Postgres::with_schema(test)?;
+    postgres.psql("UPDATE bookend.setting SET value = '300' WHERE name = 'renew_ms'");
+    Some(postgres)
+}
+
+/// A task that holds the key `k` until `go` receives a line.
+struct Holder {
+    process: Proc,
+    go: Fifo,
+}
+
+impl Holder {
+    fn start(node: &Node, id: &str) -> Holder {
+        let (mut up, go) = (node.world.fifo(&format!("up {id}")), node.world.fifo(&format!("go {id}")));
+        let script = format!("echo up >'{}'; read x <'{}'", up.path(), go.path());
+        let process = node.keyed("k", &script).options(["--id", id]).start();
+        up.line();
+        Holder { process, go }
+    }
+
+    fn end(mut self) {
+        self.go.write_line("on");
+        self.process.wait().ended(End::Code(0)).silent();
+    }
+}
+
+fn until_claims(node: &Node, postgres: &Postgres, expected: &str) {
+    let what = format!("the claims {expected:?}");
+    eventually(node.world.deadline(), &what, || claims(postgres) == expected);
+}
+
+#[test]
+fn a_key_is_held_by_one_run_of_all_hosts() {
+    let Some(postgres) = fleet("a_key_is_held_by_one_run_of_all_hosts") else { return };
+    let (a, b) = (Node::start(&postgres, "a"), Node::start(&postgres, "b"));
+    let holder = Holder::start(&a, "t1");
+    let effect = b.world.name("effect");
+    let refused = b.keyed("k", &format!("touch '{effect}'")).run().ended(End::Code(75));
+    let since = a.world.row().text("started_at");
+    for part in
+        ["the key k is held by task t1 on host ", &since[..16], "--wait", "--replace", "nothing was executed"]
+    {
+        assert!(refused.stderr.contains(part), "{part:?} in {}", refused.stderr);
+    }
+    assert!(!b.world.path("effect").exists(), "the agent ran");
+    assert!(!b.world.ledger().exists() || b.world.rows().is_empty(), "the refused run has no row");
+    b.keyed("other", "true").run().ended(End::Code(0)).silent();
+    // The own host's rules are as without a fleet.
+    let refused = a.keyed("k", "true").run().ended(End::Code(75));
+    assert!(refused.stderr.contains("held by task t1 (pid "), "{}", refused.stderr);
+    assert_eq!(claims(&postgres).lines().next(), Some("k|t1"));
+    holder.end();
+    until_claims(&b, &postgres, "");
+    b.keyed("k", "true").run().ended(End::Code(0)).silent();
+}
+
+#[test]
+fn runs_in_a_row_on_one_host_never_refuse_each_other() {
+    let Some(postgres) = fleet("runs_in_a_row_on_one_host_never_refuse_each_other") else { return };
+    let mut a = Node::start(&postgres, "a");
+    for _ in 0..100 {
+        a.world.renew_deadline();
+        a.keyed("k", "true").run().ended(End::Code(0)).silent();
+    }
+    assert_eq!(a.world.rows().len(), 100);
+    until_claims(&a, &postgres, "");
+}
+
+#[test]
+fn a_waiting_run_starts_on_another_host_when_the_holder_has_ended() {
+    let test = "a_waiting_run_starts_on_another_host_when_the_holder_has_ended";
+    let Some(postgres) = fleet(test) else { return };
+    let (a, b) = (Node::start(&postgres, "a"), Node::start(&postgres, "b"));
+    let holder = Holder::start(&a, "t1");
+    let waiting = b.keyed("k", "true").options(["--wait", "--id", "t2"]).start();
+    eventually(b.world.deadline(), "a waiter", || {
+        postgres.psql("SELECT key, task_id FROM bookend.waiter") == "k|t2"
+    });
+    holder.end();
+    let output = waiting.wait().ended(End::Code(0));
+    assert!(output.stderr.contains("waiting for task t1 on host "), "{}", output.stderr);
+    until_claims(&b, &postgres, "");
+    assert_eq!(postgres.psql("SELECT count(*) FROM bookend.waiter"), "0");
+}
+
+#[test]
+fn a_run_that_stops_waiting_leaves_no_waiter() {
+    let Some(postgres) = fleet("a_run_that_stops_waiting_leaves_no_waiter") else { return };
+    let (a, b) = (Node::start(&postgres, "a"), Node::start(&postgres, "b"));
+    let holder = Holder::start(&a, "t1");
+    let waiting = b.keyed("k", "true").options(["--wait"]).start();
+    let waiters = || postgres.psql("SELECT count(*) FROM bookend.waiter");
+    eventually(b.world.deadline(), "a waiter", || waiters() == "1");
+    waiting.signal(Signal::TERM);
+    waiting.wait().ended(End::Signal(15));
+    eventually(b.world.deadline(), "no waiter", || waiters() == "0");
+    holder.end();
+}
+
+#[test]
+#[cfg(feature = "failpoints")]
+fn a_run_that_is_killed_after_the_grant_leaves_no_claim() {
+    let Some(postgres) = fleet("a_run_that_is_killed_after_the_grant_leaves_no_claim") else { return };
+    let a = Node::start(&postgres, "a");
+    for point in ["run.granted", "claim.inserted", "claim.committed"] {
+        let run = a.keyed("k", "true").env("BOOKEND_FAILPOINT", format!("{point}:kill"));
+        assert_eq!(run.run().end, End::Signal(9), "{point}");
+        until_claims(&a, &postgres, "");
+    }
+}
+
+#[test]
+#[cfg(feature = "failpoints")]
+fn a_monitor_that_is_killed_after_the_grant_leaves_no_claim_and_starts_nothing_twice() {
+    let test = "a_monitor_that_is_killed_after_the_grant_leaves_no_claim_and_starts_nothing_twice";
+    let Some(postgres) = fleet(test) else { return };
+    let mut a = Node::join(&postgres, "a");
+    a.start_monitor(&[("BOOKEND_FAILPOINT", "hub.taken:kill")]);
+    a.monitor().service.until("publishing to");
+    let run = a.keyed("k", "echo ran >>../ran").options(["--fleet-timeout", "60s"]).start();
+    eventually(a.world.deadline(), "the end of the monitor", || a.monitor().has_exited());
+    a.start_monitor(&[]);
+    run.wait().ended(End::Code(0)).silent();
+    assert_eq!(std::fs::read_to_string(a.world.path("ran")).expect("the agent ran"), "ran\n");
+    until_claims(&a, &postgres, "");
+}
+
+#[test]
+fn a_monitor_that_starts_again_keeps_the_keys_of_tasks_and_releases_others() {
+    let test = "a_monitor_that_starts_again_keeps_the_keys_of_tasks_and_releases_others";
+    let Some(postgres) = fleet(test) else { return };
+    let (mut a, b) = (Node::start(&postgres, "a"), Node::start(&postgres, "b"));
+    let holder = Holder::start(&a, "t1");
+    a.kill_monitor();
+    // What a monitor leaves that dies at the wrong moment.
+    let node = postgres.psql("SELECT node FROM bookend.claim");
+    postgres.psql("UPDATE bookend.claim SET task_id = 'refused'");
+    postgres.psql(&format!(
+        "INSERT INTO bookend.claim (key, task_id, node, epoch) VALUES ('x', 'died', '{node}', 1)"
+    ));
+    b.keyed("k", "true").run().ended(End::Code(75));
+    a.start_monitor(&[]);
+    until_claims(&a, &postgres, "k|t1");
+    b.keyed("k", "true").run().ended(End::Code(75));
+    b.keyed("x", "true").run().ended(End::Code(0)).silent();
+    holder.end();
+    until_claims(&a, &postgres, "");
+}
+
+#[test]
+fn without_the_database_a_keyed_run_is_refused_and_another_starts() {
+    let test = "without_the_database_a_keyed_run_is_refused_and_another_starts";
+    let Some(postgres) = fleet(test) else { return };
+    let a = Node::start(&postgres, "a");
+    let holder = Holder::start(&a, "t1");
+    postgres.stop();
+    a.monitor().service.until("not reachable");
+    let refused = a.keyed("k2", "true").run().ended(End::Code(125));
+    assert!(refused.stderr.contains("not reachable"), "{}", refused.stderr);
+    a.world.run(["true"]).run().ended(End::Code(0)).silent();
+    let waiting = a.keyed("k2", "true").options(["--wait"]).start();
+    holder.end();
+    postgres.start_again();
+    waiting.wait().ended(End::Code(0));
+    until_claims(&a, &postgres, "");
+}
+
+#[test]
+fn without_a_monitor_a_keyed_run_executes_nothing() {
+    let Some(postgres) = fleet("without_a_monitor_a_keyed_run_executes_nothing") else { return };
+    let a = Node::join(&postgres, "a");
+    let refused = a.keyed("k", "touch ../effect").run().ended(End::Code(125));
+    assert!(refused.stderr.contains("no monitor of the ledger"), "{}", refused.stderr);
+    assert!(!a.world.path("effect").exists(), "the agent ran");
+    a.world.run(["true"]).run().ended(End::Code(0)).silent();
+}
+
+#[test]
+fn a_stopped_monitor_leaves_no_claim_of_a_run_that_gave_up() {
+    let Some(postgres) = fleet("a_stopped_monitor_leaves_no_claim_of_a_run_that_gave_up") else { return };
+    let a = Node::start(&postgres, "a");
+    a.monitor().signal(Signal::STOP);
+    let refused = a.keyed("k", "touch ../effect").options(["--fleet-timeout", "300ms"]).run();
+    let refused = refused.ended(End::Code(125));
+    assert!(refused.stderr.contains("did not answer within 300ms"), "{}", refused.stderr);
+    a.monitor().signal(Signal::CONT);
+    a.keyed("k", "true").run().ended(End::Code(0)).silent();
+    until_claims(&a, &postgres, "");
+    assert!(!a.world.path("effect").exists(), "the agent ran");
+}
+
+#[test]
+fn a_session_is_not_resumed_on_another_host() {
+    let Some(postgres) = fleet("a_session_is_not_resumed_on_another_host") else { return };
+    let (a, b) = (Node::start(&postgres, "a"), Node::start(&postgres, "b"));
+    let claude = |node: &Node| {
+        let run = node.world.run(["claude", "-p", "hi"]).options(["--key", "k"]).run();
+        node.published();
+        run.ended(End::Code(0))
+    };
+    let session = |node: &Node| node.world.sql("SELECT * FROM claude_sdk_sessions")[0].text("session_id");
+    a.world.claude("exit 0");
+    b.world.claude("exit 0");
+    claude(&a).silent();
+    let first = session(&a);
+    let elsewhere = claude(&b);
+    assert!(elsewhere.stderr.contains("last used on host"), "{}", elsewhere.stderr);
+    assert_eq!(elsewhere.stderr.lines().count(), 1, "{}", elsewhere.stderr);
+    claude(&b).silent();
+    assert!(b.world.argvs()[1].contains("--resume"), "{:?}", b.world.argvs());
+    let back = claude(&a);
+    assert!(back.stderr.contains("starting fresh"), "{}", back.stderr);
+    assert_ne!(session(&a), first);
+    let invalidated = a.world.sql("SELECT * FROM session_invalidation");
+    assert_eq!(
+        (invalidated[0].text("session_id"), invalidated[0].text("reason")),
+        (first, "elsewhere".to_owned())
+    );
+}
+
+#[test]
+fn a_process_of_another_user_cannot_ask() {
+    let Some(postgres) = fleet("a_process_of_another_user_cannot_ask") else { return };
+    if !crate::harness::possible("a_process_of_another_user_cannot_ask", crate::harness::is_root(), "root") {
+        return;
+    }
+    let a = Node::start(&postgres, "a");
+    let socket = a.world.name("state/bookend/bookend.db.d/fleet.sock");
+    let script = "import socket, sys
+s = socket.socket(socket.AF_UNIX)
+try:
+    s.connect(sys.argv[1])
+except PermissionError:
+    print('denied')
+else:
+    s.sendall(b'{\"take\":{\"key\":\"k\",\"task\":\"t\",\"slot\":1,\"if_held\":\"refuse\"}}\\n')
+    print(s.recv(1000).decode())";
+    let ask = || {
+        let probe = a.world.bare(["python3", "-c", script, &socket]).with(["uid=65534"]).run();
+        probe.ended(End::Code(0)).stdout
+    };
+    assert_eq!(ask(), "denied\n");
+    // Also if the directories are open to others.
+    for path in
+        ["", "state", "state/bookend", "state/bookend/bookend.db.d", "state/bookend/bookend.db.d/fleet.sock"]
+    {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(a.world.path(path), mode).expect("its mode");
+    }
+    assert!(ask().contains("belongs to another user"));
+    assert_eq!(claims(&postgres), "");
+}
+
+#[test]
+fn many_waiting_runs_need_no_further_connection() {
+    let Some(postgres) = fleet("many_waiting_runs_need_no_further_connection") else { return };
+    let (a, b) = (Node::start(&postgres, "a"), Node::start(&postgres, "b"));
+    let holder = Holder::start(&a, "t1");
+    let backends = || {
+        postgres.psql("SELECT count(*) FROM pg_stat_activity WHERE usename LIKE 'bookend%'").parse::<u32>()
+    };
+    let before = backends().expect("a number");
+    let waiting: Vec<Proc> =
+        (0..30).map(|_| b.keyed("k", "echo ran >>../ran").options(["--wait"]).start()).collect();
+    eventually(b.world.deadline(), "a waiter", || {
+        postgres.psql("SELECT count(*) FROM bookend.waiter") == "1"
+    });
+    assert_eq!(backends().expect("a number"), before);
+    holder.end();
+    for run in waiting {
+        run.wait().ended(End::Code(0));
+    }
+    assert_eq!(std::fs::read_to_string(b.world.path("ran")).expect("the agents ran").lines().count(), 30);
+    until_claims(&b, &postgres, "");
+}

@@ -1,0 +1,65 @@
+//! A ledger of a fleet with its monitor. Two of them on one machine are two nodes.
+
+use crate::harness::{Cmd, End, Monitor, World, eventually};
+use crate::postgres::Postgres;
+
+pub struct Node {
+    pub world: World,
+    pub role: String,
+    password_file: String,
+    pub monitor: Option<Monitor>,
+}
+
+impl Node {
+    /// A ledger that has joined the fleet as the role `bookend_NAME`, without a monitor.
+    pub fn join(postgres: &Postgres, name: &str) -> Node {
+        let role = format!("bookend_{name}");
+        postgres.role(&role, &["bookend_host"]);
+        let password_file = postgres.password_file().to_str().expect("UTF-8").to_owned();
+        let node = Node { world: World::new(), role, password_file, monitor: None };
+        let url = postgres.database_url(&node.role);
+        let joined =
+            node.world.bare(["bookend", "fleet", "join", &url]).env("PGPASSFILE", &node.password_file);
+        joined.run().ended(End::Code(0));
+        node
+    }
+
+    /// As [`Node::join`], with a monitor that has registered.
+    pub fn start(postgres: &Postgres, name: &str) -> Node {
+        let mut node = Node::join(postgres, name);
+        node.start_monitor(&[]);
+        node.monitor().service.until("publishing to");
+        node
+    }
+
+    pub fn start_monitor(&mut self, environment: &[(&str, &str)]) {
+        let environment = [environment, &[("PGPASSFILE", &self.password_file)]].concat();
+        self.monitor = Some(Monitor::start_with(&self.world, &[], &environment, &[]));
+    }
+
+    pub fn monitor(&self) -> &Monitor {
+        self.monitor.as_ref().expect("a monitor")
+    }
+
+    pub fn kill_monitor(&mut self) {
+        self.monitor.take().expect("a monitor").kill();
+    }
+
+    /// A run under a key.
+    pub fn keyed(&self, key: &str, script: &str) -> Cmd<'_> {
+        self.world.run_sh(script).options(["--key", key]).own_group()
+    }
+
+    /// Waits until this ledger has published everything.
+    pub fn published(&self) {
+        eventually(self.world.deadline(), "the publication of everything", || {
+            let sql = "SELECT count(*) AS n FROM fleet_dirty";
+            self.world.sql(sql)[0].number("n") == Some(0)
+        });
+    }
+}
+
+/// The claims in the database, as `key|task` lines.
+pub fn claims(postgres: &Postgres) -> String {
+    postgres.psql("SELECT key, task_id FROM bookend.claim ORDER BY key")
+}
