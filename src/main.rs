@@ -43,7 +43,6 @@ use crate::commands::{
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
 use crate::exit::exit_code;
-use crate::fleet::is_database_url;
 use crate::owner::Intent;
 use crate::process::spawn::caller::Caller;
 use crate::task::Signal;
@@ -204,7 +203,7 @@ fn ledger_use<'a>(
         CommandRequest::Fleet(FleetAction::Init(_)) => None,
         CommandRequest::Fleet(action) => match action.acts_on_ledger() {
             true => acts(true),
-            false => acts(false).filter(|_| !ledger.is_some_and(is_database_url)),
+            false => acts(false).filter(|_| ledger.and_then(ledger::database_url).is_none()),
         },
         CommandRequest::Session(Session::Invalidate { .. } | Session::Restore { .. }) => acts(true),
         CommandRequest::Session(_)

@@ -1,15 +1,7 @@
 //! A ledger's membership in a fleet, as the ledger stores it: which database, and which node it is there.
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
-
-/// Whether `--ledger` names a database instead of a file.
-pub fn is_database_url(ledger: &Path) -> bool {
-    let is_url = |text: &str| text.starts_with("postgres://") || text.starts_with("postgresql://");
-    ledger.to_str().is_some_and(is_url)
-}
 
 /// The setting `fleet` of a ledger. It holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,8 +11,12 @@ mod connection;
 #[cfg(feature = "fleet")]
 mod error;
 mod membership;
+#[cfg(feature = "fleet")]
+mod migrate;
 #[cfg(not(feature = "fleet"))]
 mod no_reader;
+#[cfg(feature = "fleet")]
+mod node;
 #[cfg(feature = "fleet")]
 mod password;
 #[cfg(feature = "fleet")]
@@ -21,14 +25,10 @@ mod private_files;
 mod queries;
 #[cfg(feature = "fleet")]
 mod reader;
-#[cfg_attr(not(feature = "fleet"), allow(dead_code, reason = "only the reader fills these"))]
-mod rows;
-#[cfg(feature = "fleet")]
-mod migrate;
-#[cfg(feature = "fleet")]
-mod node;
 #[cfg(feature = "fleet")]
 mod roles;
+#[cfg_attr(not(feature = "fleet"), allow(dead_code, reason = "only the reader fills these"))]
+mod rows;
 #[cfg(feature = "fleet")]
 mod schema;
 #[cfg(feature = "fleet")]
@@ -42,7 +42,7 @@ mod tls;
 mod url;
 
 pub use self::changes::FleetChanges;
-pub use self::membership::{FleetMembership, is_database_url};
+pub use self::membership::FleetMembership;
 #[cfg(not(feature = "fleet"))]
 pub use self::no_reader::AbsentReader as FleetReader;
 #[cfg(feature = "fleet")]

@@ -32,9 +32,9 @@ pub use points::{Health, Point, points, points_json};
 pub use screen::Screen;
 pub use sessions::{SessionState, session, sessions};
 pub use stats::{stats, stats_json};
+pub use tasks::{ListedTask, TaskColumn, tasks, tasks_in_columns, unreachable, why};
 #[cfg(feature = "fleet")]
 pub use text::ago;
-pub use tasks::{ListedTask, TaskColumn, tasks, tasks_in_columns, unreachable, why};
 pub use text::{duration, harmless_json, money, one_line, short_ids, since, when};
 pub use timeline::{lanes, timeline, timeline_html};
 

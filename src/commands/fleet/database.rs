@@ -3,16 +3,14 @@
 use std::path::Path;
 
 use crate::error::{Error, Kind};
-use crate::fleet::{
-    ConnectOptions, DatabaseUrl, FleetConnection, FleetError, FleetMembership, FleetNode, is_database_url,
-};
+use crate::fleet::{ConnectOptions, DatabaseUrl, FleetConnection, FleetError, FleetMembership, FleetNode};
 use crate::ledger::{self, Ledger, Location};
 use crate::view;
 
 /// The database that `--ledger` names, or that of the fleet in which the ledger is.
 pub(super) fn url(ledger: Option<&Path>) -> Result<DatabaseUrl, Error> {
-    if let Some(url) = ledger.filter(|ledger| is_database_url(ledger)) {
-        return DatabaseUrl::parse(&url.to_string_lossy()).map_err(|e| FleetError::from(e).into());
+    if let Some(url) = ledger.and_then(ledger::database_url) {
+        return DatabaseUrl::parse(url).map_err(|e| FleetError::from(e).into());
     }
     let at = ledger::locate(ledger)?;
     let membership = Ledger::open_read_only(&at)?.and_then(|ledger| membership(&ledger).transpose());
@@ -40,20 +38,6 @@ pub(super) async fn connect(url: &DatabaseUrl) -> Result<FleetConnection, Error>
 /// Runs a command's part that waits for PostgreSQL.
 pub(super) fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     crate::fleet::block_on(future).map_err(FleetError::from)?
-}
-
-/// What an operator asked for, with the advice that fits a role of a host.
-pub(super) fn as_operator(error: FleetError, connection: &FleetConnection) -> Error {
-    let is_denied = matches!(error, FleetError::Denied { .. }) && error.hint().is_none();
-    let error = Error::from(error);
-    let user = connection.user();
-    match is_denied {
-        true => error.hint(format!(
-            "name the database with --ledger postgres://OPERATOR@…, or let this role do it: GRANT \
-             bookend_operator TO \"{user}\""
-        )),
-        false => error,
-    }
 }
 
 /// The one node of a host that is named by its host or by the beginning of its id.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::database::{self, as_operator, block_on, connect, find};
+use super::database::{self, block_on, connect, find};
 use super::options::DeclareLostOptions;
 use crate::error::{Error, Kind};
 use crate::fleet::{FleetNode, NodeState};
@@ -37,7 +37,7 @@ pub(super) fn declare_lost(options: &DeclareLostOptions, ledger: Option<&Path>) 
         check(node, options)?;
         let arguments = [node.id.into(), node.epoch.into(), node.seq.into()];
         let called = connection.call(DECLARE_LOST, &arguments).await;
-        called.map_err(|e| as_operator(e, &connection))
+        called.map_err(|e| e.of_operator(connection.user()))
     })?;
     let LostAnswer::Lost { host, tasks, released } = &answer else {
         return Err(Error::failed(format!(

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::database::{self, block_on, connect, membership};
 use super::options::FleetStatusOptions;
 use crate::error::Error;
-use crate::fleet::{FleetNode, NodeState, is_database_url};
+use crate::fleet::{FleetNode, NodeState};
 use crate::ledger::{self, Ledger};
 use crate::task::{RecordedTime, Time};
 use crate::view::{self, NodeLine, Screen};
@@ -43,7 +43,7 @@ pub(super) fn status(options: &FleetStatusOptions, ledger: Option<&Path>) -> Res
 }
 
 fn own(ledger: Option<&Path>) -> Result<Option<OwnNode>, Error> {
-    if ledger.is_some_and(is_database_url) {
+    if ledger.and_then(ledger::database_url).is_some() {
         return Ok(None);
     }
     let at = ledger::locate(ledger)?;
