@@ -85,7 +85,8 @@ impl FleetReader {
 
     /// Orders that the task's host cancels it, as an operator.
     pub fn order_cancel(&self, id: &TaskId) -> Result<OrderAnswer, Error> {
-        let called = self.connection.call(queries::CANCEL, &[id.as_str().into()]);
+        let arguments = [id.as_str().into()];
+        let called = self.connection.call(queries::CANCEL, &arguments);
         self.runtime.block_on(called).map_err(|e| e.of_operator(self.connection.user()))
     }
 

@@ -66,7 +66,7 @@ fn ask(ledger: &Ledger, id: &TaskId) -> Result<String, LedgerError> {
             "asked".to_owned()
         }
         // It holds its lock, so it is alive: its pid belongs to another pid namespace.
-        Ok(None) if recovery::evidence(ledger, &task)? == LiveEvidence::Held => {
+        Ok(None) if matches!(recovery::evidence(ledger, &task), Ok(LiveEvidence::Held)) => {
             "refused: it runs where its pid means another process (a container?)".to_owned()
         }
         Ok(None) => "has ended".to_owned(),
