@@ -74,7 +74,8 @@ pub const HUB: &[&str] = &[
     "hub.releasing",
     "hub.registered",
     "hub.sent",
-    "hub.reconciling", "hub.ordered",
+    "hub.reconciling",
+    "hub.ordered",
     "hub.draining",
 ];
 

@@ -24,6 +24,15 @@ impl AsFd for FleetChanges {
     }
 }
 
+#[cfg(not(feature = "fleet"))]
+impl FleetChanges {
+    /// # Errors
+    /// Always: the client of PostgreSQL is not part of this program.
+    pub fn of(_: &str) -> io::Result<FleetChanges> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
 #[cfg(feature = "fleet")]
 mod thread {
     use std::io::{PipeWriter, Write};
@@ -53,9 +62,12 @@ mod thread {
 
     impl FleetChanges {
         /// Starts the thread that listens, in which all signals are blocked. It ends after this is dropped.
-        pub(in crate::fleet) fn of(url: &DatabaseUrl) -> io::Result<FleetChanges> {
+        ///
+        /// # Errors
+        /// When the URL is none, or the kernel has no room for a thread or a pipe.
+        pub fn of(url: &str) -> io::Result<FleetChanges> {
+            let url = DatabaseUrl::parse(url).map_err(io::Error::other)?;
             let (changes, report) = io::pipe()?;
-            let url = url.clone();
             let former = sys::set_mask(SignalSet::ALL);
             let thread = std::thread::Builder::new().name("changes".to_owned());
             // It fails when nobody reads any more.
@@ -83,8 +95,9 @@ mod thread {
                         break;
                     }
                 }
+                // It does not answer any more, and who reads finds that out now.
+                report.write_all(b"c")?;
             }
-            report.write_all(b"c")?;
             sleep(LOOK).await;
         }
     }

@@ -1,6 +1,5 @@
 //! The reader of a build without the client of PostgreSQL: it never connects.
 
-use super::changes::FleetChanges;
 use super::rows::{FleetAudit, FleetHistory, FleetPage, FleetPlace, OrderAnswer};
 use crate::error::Error;
 use crate::task::{FleetTask, GroupBy, Key, Task, TaskFilter, TaskId, TaskStats};
@@ -12,6 +11,10 @@ pub enum AbsentReader {}
 impl AbsentReader {
     pub fn connect(_: &str) -> Result<AbsentReader, Error> {
         Err(Error::failed("this bookend was built without the fleet").hint("build it with the feature fleet"))
+    }
+
+    pub fn connect_to_follow(url: &str) -> Result<AbsentReader, Error> {
+        AbsentReader::connect(url)
     }
 
     pub fn page(
@@ -63,10 +66,6 @@ impl AbsentReader {
     }
 
     pub fn order_result(&self, _: i64) -> Result<Option<String>, Error> {
-        match *self {}
-    }
-
-    pub fn changes(&self) -> std::io::Result<FleetChanges> {
         match *self {}
     }
 

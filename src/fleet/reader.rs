@@ -1,13 +1,13 @@
 //! Reads the tasks of a whole fleet, for a command that shows them.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 
 use super::argument::CallArgument;
-use super::changes::FleetChanges;
 use super::connection::{ConnectOptions, FleetConnection};
 use super::error::FleetError;
 use super::queries;
@@ -18,7 +18,6 @@ use crate::task::{FleetTask, GroupBy, Key, Task, TaskFilter, TaskId, TaskStats, 
 
 /// A connection on which tasks are read, one statement at a time.
 pub struct FleetReader {
-    url: DatabaseUrl,
     connection: FleetConnection,
     /// It drives the connection, so it is dropped after it.
     runtime: Runtime,
@@ -33,10 +32,21 @@ impl fmt::Debug for FleetReader {
 impl FleetReader {
     /// Connects, or gives up after three seconds.
     pub fn connect(url: &str) -> Result<FleetReader, Error> {
+        FleetReader::connect_with(url, ConnectOptions::default())
+    }
+
+    /// As [`FleetReader::connect`], for a command that asks again later: no answer is waited for longer than a few
+    /// seconds.
+    pub fn connect_to_follow(url: &str) -> Result<FleetReader, Error> {
+        let call_timeout = Duration::from_secs(5);
+        FleetReader::connect_with(url, ConnectOptions { call_timeout, ..ConnectOptions::default() })
+    }
+
+    fn connect_with(url: &str, options: ConnectOptions) -> Result<FleetReader, Error> {
         let url = DatabaseUrl::parse(url).map_err(FleetError::from)?;
         let runtime = Builder::new_current_thread().enable_all().build().map_err(FleetError::from)?;
-        let connection = runtime.block_on(FleetConnection::connect(&url, ConnectOptions::default()))?;
-        Ok(FleetReader { url, connection, runtime })
+        let connection = runtime.block_on(FleetConnection::connect(&url, options))?;
+        Ok(FleetReader { connection, runtime })
     }
 
     /// A page of the running or of the ended tasks, newest first.
@@ -93,11 +103,6 @@ impl FleetReader {
     /// What came of an order; `None` while it is open.
     pub fn order_result(&self, number: i64) -> Result<Option<String>, Error> {
         self.one(queries::ORDER_RESULT, &[number.into()])
-    }
-
-    /// Reports when tasks may have changed.
-    pub fn changes(&self) -> std::io::Result<FleetChanges> {
-        FleetChanges::of(&self.url)
     }
 
     /// The task that was started last, of those with this key if there is one.

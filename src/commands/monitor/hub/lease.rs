@@ -10,9 +10,9 @@ use super::command::HubCommand;
 use super::error::HubError;
 use super::facts::NodeFacts;
 use super::node::{HubLink, HubNode};
-use super::{notices, orders};
 use super::publication::Publication;
 use super::registration::Registration;
+use super::{notices, orders};
 use crate::failpoint;
 use crate::fleet::FleetError;
 
