@@ -5,6 +5,7 @@
 #![allow(clippy::print_stderr, reason = "it is a separate program that reports errors to the tests")]
 
 mod count;
+mod enter;
 mod family;
 mod heavy;
 mod newborn;
@@ -12,6 +13,7 @@ mod raw;
 mod report;
 mod talk;
 mod with;
+mod work;
 
 use std::ffi::{OsString, c_char, c_int};
 use std::io::{self, Write};
@@ -53,6 +55,8 @@ fn run(args: &[OsString]) -> Outcome {
         "threads" => heavy::threads(number(2)? as usize, word(3)),
         "headless" => heavy::headless(word(2)),
         "tracer" => heavy::tracer(number(2)?, word(3), word(4) == "hold"),
+        "work" => work::work([2, 3, 4, 5, 6, 7, 8].map(word)),
+        "enter" => enter::enter(word(2), &args[3..]),
         "as-pid" => family::as_pid(number(2)?, &args[3..]),
         other => Err(io::Error::other(format!("no command {other:?}"))),
     }

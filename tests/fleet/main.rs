@@ -8,9 +8,11 @@
 mod harness;
 
 mod functions;
+mod hosts;
 mod keys;
 mod node;
 mod pgbouncer;
 mod postgres;
 mod server;
 mod sql_session;
+mod two_hosts;

@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::harness::{Deadline, eventually, forked, is_root, on_path, possible};
 use crate::sql_session::SqlSession;
 
-const SCHEMA: &str = include_str!("../../src/fleet/schema/001.sql");
+pub const SCHEMA: &str = include_str!("../../src/fleet/schema/001.sql");
 /// The owner of the server and its files, if the tests run as root: PostgreSQL refuses to run as root.
 const NOBODY: u32 = 65534;
 const DATABASE: &str = "postgres";
@@ -42,6 +42,7 @@ const ACCESS: &str = "
     local all postgres trust
     local all all scram-sha-256
     host all all 127.0.0.1/32 scram-sha-256
+    host all all 10.0.0.0/8 scram-sha-256
 ";
 
 /// The tests use one database, and a third of the files is copied faster.
@@ -83,6 +84,8 @@ const KEEPER: &str = r#"
 pub struct Postgres {
     dir: PathBuf,
     port: u16,
+    /// The process in whose network namespace it runs, if not in that of the test.
+    network: Option<i32>,
     postmaster: Mutex<Option<Child>>,
     keeper: Child,
 }
@@ -90,29 +93,34 @@ pub struct Postgres {
 impl Postgres {
     /// Starts an empty server. `None`, reported on stderr, where PostgreSQL is missing.
     pub fn start(test: &str) -> Option<Postgres> {
-        is_possible(test).then(|| Postgres::of(&empty().path().join("data")))
+        is_possible(test).then(|| Postgres::of(&empty().path().join("data"), None))
     }
 
     /// As [`Postgres::start`], with the fleet's schema.
     pub fn with_schema(test: &str) -> Option<Postgres> {
+        Postgres::with_schema_in(test, None)
+    }
+
+    /// As [`Postgres::with_schema`], in the network namespace of this process, on all its addresses.
+    pub fn with_schema_in(test: &str, network: Option<i32>) -> Option<Postgres> {
         static WITH_SCHEMA: OnceLock<Postgres> = OnceLock::new();
         let template = || {
-            let postgres = Postgres::of(&empty().path().join("data"));
+            let postgres = Postgres::of(&empty().path().join("data"), None);
             postgres.create_schema();
             postgres.stop();
             postgres
         };
-        is_possible(test).then(|| Postgres::of(&WITH_SCHEMA.get_or_init(template).dir.join("data")))
+        is_possible(test).then(|| Postgres::of(&WITH_SCHEMA.get_or_init(template).dir.join("data"), network))
     }
 
     /// Starts a server with a copy of this data directory.
-    fn of(data: &Path) -> Postgres {
+    fn of(data: &Path, network: Option<i32>) -> Postgres {
         let mut builder = tempfile::Builder::new();
         let dir = builder.prefix("bookend-fleet.").tempdir().expect("a temporary directory").keep();
         give(&dir);
         let keeper = keeper(KEEPER, &dir);
         succeeds(as_owner("cp").arg("-a").arg(data).arg(&dir));
-        let postgres = Postgres { dir, port: free_port(), postmaster: Mutex::new(None), keeper };
+        let postgres = Postgres { dir, port: free_port(), network, postmaster: Mutex::new(None), keeper };
         postgres.add_password(SUPERUSER, "not asked for");
         postgres.start_again();
         postgres
@@ -126,7 +134,8 @@ impl Postgres {
     /// Starts the server after [`Postgres::stop`] or [`Postgres::kill`], and waits until it is ready.
     pub fn start_again(&self) {
         let log = OpenOptions::new().create(true).append(true).open(self.dir.join("log")).expect("its log");
-        let mut child = as_owner(programs().expect("the programs of PostgreSQL").join("postgres"))
+        let mut child = self
+            .server()
             .arg("-D")
             .arg(self.dir.join("data"))
             .arg("-k")
@@ -148,6 +157,18 @@ impl Postgres {
             state.lines().next() == Some(&id) && state.lines().nth(7).is_some_and(|s| s.starts_with("ready"))
         });
         *self.postmaster.lock().expect("the server") = Some(child);
+    }
+
+    /// The command that starts the server.
+    fn server(&self) -> Command {
+        let program = programs().expect("the programs of PostgreSQL").join("postgres");
+        let Some(process) = self.network else { return as_owner(program) };
+        let mut command = Command::new("nsenter");
+        command.args(["--net", "--target", &process.to_string()]);
+        // Only root can enter a namespace.
+        command.args(["--setuid", &NOBODY.to_string(), "--setgid", &NOBODY.to_string(), "--"]);
+        command.arg(program).args(["-c", "listen_addresses=*"]);
+        command
     }
 
     /// Shuts the server down, as an administrator does: open transactions are rolled back.

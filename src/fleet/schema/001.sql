@@ -880,6 +880,11 @@ BEGIN
     WHERE t.node = p_node AND t.status = 'running' AND t.id <> ALL (p_running);
     rebooted := settle(p_node, rebooted, 'rebooted', 'the machine rebooted during the run');
     unknown := settle(p_node, unknown, 'unknown_to_ledger', 'its ledger does not have this task');
+    -- A monitor that was killed may have moved a claim to a task that then did not start.
+    UPDATE claim c SET task_id = t.id
+    FROM task_history t
+    WHERE c.node = p_node AND c.task_id <> ALL (p_running)
+      AND t.node = p_node AND t.status = 'running' AND t.key = c.key;
     released := release_all(p_node, p_running);
     PERFORM rows_changed();
     RETURN jsonb_build_object('rebooted', rebooted, 'unknown', unknown, 'released', released);
@@ -921,7 +926,8 @@ BEGIN
 END $$;
 
 -- stopped(node, epoch), the last call of a monitor: a node without running tasks and claims is not
--- unreachable but stopped. → {"state":"stopped"} | {"state":"running","running": n,"claims": n}. Errors: BK001, BK002.
+-- unreachable but stopped. → {"state":"stopped"} | {"state":"running","running": n,"claims": n}.
+-- Errors: BK001, BK002.
 CREATE FUNCTION bookend.stopped(p_node uuid, p_epoch bigint) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = bookend, pg_temp
 AS $$

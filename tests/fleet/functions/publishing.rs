@@ -183,6 +183,21 @@ fn reconciling_ends_what_does_not_run_and_frees_its_keys() {
 }
 
 #[test]
+fn reconciling_keeps_the_key_of_a_running_task_whose_claim_was_moved() {
+    let test = "reconciling_keeps_the_key_of_a_running_task_whose_claim_was_moved";
+    let Some(postgres) = Postgres::with_schema(test) else { return };
+    let (a, b) = (Host::join(&postgres, "a"), Host::join(&postgres, "b"));
+    a.take("k", "runs", false);
+    a.publish(&[entry(1, "runs", Some("k"), "running")]);
+    // The second run is refused by the ledger of its host, and then the monitor is killed.
+    assert_eq!(a.take("k", "refused", false), "granted");
+    assert_eq!(a.call("reconcile", "'{runs}', 1")["released"], json!([]));
+    assert_eq!(b.take("k", "t", false), "held by runs of a");
+    a.publish(&[entry(2, "runs", Some("k"), "success")]);
+    assert_eq!(b.take("k", "t", false), "granted");
+}
+
+#[test]
 fn only_those_that_follow_the_list_cause_notifications() {
     let test = "only_those_that_follow_the_list_cause_notifications";
     let Some(postgres) = Postgres::with_schema(test) else { return };

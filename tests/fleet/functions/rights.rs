@@ -182,3 +182,30 @@ fn objects_of_others_do_not_change_what_a_function_does() {
         assert_eq!(b.session.query(state), Ok("reachable reachable".to_owned()));
     }
 }
+
+#[test]
+fn a_role_that_may_create_roles_can_create_the_schema() {
+    let test = "a_role_that_may_create_roles_can_create_the_schema";
+    let Some(postgres) = Postgres::start(test) else { return };
+    postgres.psql("CREATE ROLE owner CREATEROLE LOGIN");
+    postgres.psql("GRANT CREATE ON DATABASE postgres TO owner; GRANT CONNECT ON DATABASE postgres TO PUBLIC");
+    for again in [false, true] {
+        if again {
+            // The roles of the cluster exist, as for a second database.
+            postgres.psql("DROP SCHEMA bookend CASCADE; ALTER ROLE owner NOCREATEROLE");
+        }
+        postgres.psql(&format!("SET SESSION AUTHORIZATION owner; {}", crate::postgres::SCHEMA));
+        assert_eq!(
+            postgres.psql("SELECT nspowner::regrole FROM pg_namespace WHERE nspname = 'bookend'"),
+            "owner"
+        );
+    }
+    let (a, b) = (Host::join(&postgres, "a"), Host::join(&postgres, "b"));
+    assert_eq!(a.take("k", "t", false), "granted");
+    assert_eq!(b.take("k", "t2", true), "held by t of a");
+    assert_eq!(
+        a.publish(&[entry(1, "t", Some("k"), "running"), entry(2, "t", Some("k"), "success")]),
+        "ok ok"
+    );
+    assert_eq!(b.take("k", "t2", true), "granted");
+}
