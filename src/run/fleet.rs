@@ -170,7 +170,12 @@ impl<'a> FleetKey<'a> {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused if asking.awaited == Awaited::Monitor => {
                 self.await_further(asking, Awaited::Monitor)
             }
-            ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::WouldBlock => Ok(()),
+            // The monitor has just ended, or more runs connect than it has accepted.
+            ErrorKind::NotFound
+            | ErrorKind::ConnectionRefused
+            | ErrorKind::BrokenPipe
+            | ErrorKind::ConnectionReset
+            | ErrorKind::WouldBlock => Ok(()),
             _ => Err(Error::failed(format!("asking the monitor of {}", self.ledger()))
                 .caused_by(e)
                 .hint("nothing was executed")),

@@ -243,7 +243,10 @@ try:
 except PermissionError:
     print('denied')
 else:
-    s.sendall(b'{\"take\":{\"key\":\"k\",\"task\":\"t\",\"slot\":1,\"if_held\":\"refuse\"}}\\n')
+    try:
+        s.sendall(b'{\"take\":{\"key\":\"k\",\"task\":\"t\",\"slot\":1,\"if_held\":\"refuse\"}}\\n')
+    except BrokenPipeError:
+        pass
     print(s.recv(1000).decode())";
     let ask = || {
         let probe = a.world.bare(["python3", "-c", script, &socket]).with(["uid=65534"]).run();

@@ -1,9 +1,9 @@
 //! The keys of this ledger's runs in the fleet: which run asks for which key, and when a key is given back.
 //!
-//! The database decides between ledgers, the ledger between its own runs. While a run asks, its key is kept for the
-//! ledger. When its connection ends, the ledger shows what came of it: with a running task the key stays, and
-//! publishing the task's end frees it; otherwise it is released. Calls are made in the order in which they are
-//! decided, so that none overtakes another.
+//! The database decides between ledgers, the ledger between its own runs. While a run asks, its key is kept
+//! for the ledger. When its connection ends, the ledger shows what came of it: with a running task the key
+//! stays, and publishing the task's end frees it; otherwise it is released. Calls are made in the order in
+//! which they are decided, so that none overtakes another.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
@@ -51,7 +51,7 @@ enum Stage {
 }
 
 #[derive(Debug)]
-struct Request {
+struct PendingRun {
     asked: KeyRequest,
     stage: Stage,
     /// It waits for another holder: requests of one key that wait are served one after the other.
@@ -60,7 +60,7 @@ struct Request {
     answers: UnboundedSender<HubAnswer>,
 }
 
-impl Request {
+impl PendingRun {
     fn answer(&self, answer: HubAnswer) {
         // The run may have ended, which is reported.
         let _ = self.answers.send(answer);
@@ -76,7 +76,7 @@ pub(super) struct FleetClaims {
     /// The last epoch in which the ledger was registered.
     epoch: Option<i64>,
     /// In the order of their arrival.
-    requests: BTreeMap<RunNumber, Request>,
+    requests: BTreeMap<RunNumber, PendingRun>,
     /// Claims to be settled once no request of their key is pending: the task that each names.
     unsettled: HashMap<Key, TaskId>,
     /// The keys that the publication under way does not free.
@@ -102,8 +102,9 @@ impl FleetClaims {
         self.calls.drain(..).collect()
     }
 
-    /// For which task each claim of this ledger is, if it is needed: the holder in the ledger, or a run to which
-    /// the key was granted. Claims of other tasks are released when the ledger is reconciled with the database.
+    /// For which task each claim of this ledger is, if it is needed: the holder in the ledger, or a run to
+    /// which the key was granted. Claims of other tasks are released when the ledger is reconciled with the
+    /// database.
     pub(super) fn needed(
         &self,
         claims: &[ClaimedKey],
@@ -185,7 +186,7 @@ impl FleetClaims {
             RunEvent::Asked(number, asked, answers) => {
                 let key = asked.key.clone();
                 let waits = asked.if_held == WhenHeld::Wait;
-                let request = Request { asked, stage: Stage::Queued, waits, since: Time::now(), answers };
+                let request = PendingRun { asked, stage: Stage::Queued, waits, since: Time::now(), answers };
                 self.requests.insert(number, request);
                 self.answer_if_away(number);
                 self.send(&key);
@@ -225,7 +226,7 @@ impl FleetClaims {
 
     /// Otherwise the key would be reserved for this ledger.
     fn give_up_unless_awaited(&mut self, key: &Key) {
-        let is_awaited = |r: &Request| r.waits && matches!(r.stage, Stage::Sent | Stage::Waiting);
+        let is_awaited = |r: &PendingRun| r.waits && matches!(r.stage, Stage::Sent | Stage::Waiting);
         if !self.of_key(key).any(is_awaited) {
             self.calls.push_back(ClaimCall::GiveUp { key: key.clone() });
         }
@@ -371,7 +372,7 @@ impl FleetClaims {
         self.requests.values().filter(|r| is_pending(r)).map(|r| r.asked.key.clone())
     }
 
-    fn of_key(&self, key: &Key) -> impl Iterator<Item = &Request> {
+    fn of_key(&self, key: &Key) -> impl Iterator<Item = &PendingRun> {
         self.requests.values().filter(move |r| r.asked.key == *key)
     }
 
@@ -381,12 +382,12 @@ impl FleetClaims {
     }
 }
 
-fn is_pending(request: &Request) -> bool {
+fn is_pending(request: &PendingRun) -> bool {
     matches!(request.stage, Stage::Sent | Stage::Granted)
 }
 
-/// Why the session of the key in this ledger is not to be resumed. The database does not know yet what the ledger
-/// has not published.
+/// Why the session of the key in this ledger is not to be resumed. The database does not know yet what the
+/// ledger has not published.
 fn stale_session(
     elsewhere: Option<String>,
     is_lost: bool,

@@ -124,8 +124,8 @@ fn conclude(
     }
 }
 
-/// An error of the connection or the epoch ends the registration, and the request is sent again after the next
-/// one. Any other is the run's.
+/// An error of the connection or the epoch ends the registration, and the request is sent again after the
+/// next one. Any other is the run's.
 fn note_failure(node: &HubNode, number: Option<RunNumber>, error: &HubError) {
     match error {
         e if e.is_over_epoch() => node.registration_over.notify_one(),

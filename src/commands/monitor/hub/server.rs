@@ -39,8 +39,8 @@ pub(super) struct SocketServer {
 }
 
 impl SocketServer {
-    /// Listens on the socket that systemd passed, or on a new one in the private directory of the ledger. Call it
-    /// in a runtime, and only while this process is the monitor of the ledger.
+    /// Listens on the socket that systemd passed, or on a new one in the private directory of the ledger.
+    /// Call it in a runtime, and only while this process is the monitor of the ledger.
     ///
     /// # Errors
     /// When the socket cannot be created.

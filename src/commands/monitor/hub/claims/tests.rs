@@ -1,3 +1,5 @@
+//! The decisions of the hub about keys, with a ledger and a database of which the test says what they hold.
+
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 
@@ -57,18 +59,18 @@ fn claimed(task: &str) -> ClaimedKey {
 }
 
 /// The hub of a registered ledger, and its runs, which all ask for the key `k`.
-struct Hub {
+struct HubWorld {
     claims: FleetClaims,
     local: Local,
     runs: HashMap<RunNumber, UnboundedReceiver<HubAnswer>>,
 }
 
-impl Hub {
-    fn new() -> Hub {
+impl HubWorld {
+    fn new() -> HubWorld {
         let mut claims = FleetClaims::new("here".to_owned());
         claims.linked(DatabaseLink::Ready { epoch: 1 });
         assert_eq!(claims.take_calls(), [ClaimCall::List]);
-        Hub { claims, local: Local::default(), runs: HashMap::new() }
+        HubWorld { claims, local: Local::default(), runs: HashMap::new() }
     }
 
     /// A run that asks, and whose task is named like its number.
@@ -124,7 +126,7 @@ impl Hub {
 
 #[test]
 fn a_key_is_released_if_its_run_ends_without_a_row_and_kept_if_it_has_one() {
-    let mut hub = Hub::new();
+    let mut hub = HubWorld::new();
     hub.grant(1, WhenHeld::Refuse);
     assert_eq!(hub.claims.keys_to_keep(), [Key::from("k")]);
     hub.end(1);
@@ -137,7 +139,7 @@ fn a_key_is_released_if_its_run_ends_without_a_row_and_kept_if_it_has_one() {
 
 #[test]
 fn a_run_that_has_ended_before_the_hub_looked_is_left_to_its_publication() {
-    let mut hub = Hub::new();
+    let mut hub = HubWorld::new();
     hub.grant(1, WhenHeld::Refuse);
     hub.local.unpublished.borrow_mut().insert("1".into());
     hub.end(1);
@@ -146,7 +148,7 @@ fn a_run_that_has_ended_before_the_hub_looked_is_left_to_its_publication() {
 
 #[test]
 fn a_run_that_ends_while_the_database_is_asked_leaves_no_claim() {
-    let mut hub = Hub::new();
+    let mut hub = HubWorld::new();
     hub.ask(1, WhenHeld::Refuse);
     hub.end(1);
     hub.calls();
@@ -156,7 +158,7 @@ fn a_run_that_ends_while_the_database_is_asked_leaves_no_claim() {
 
 #[test]
 fn a_run_that_the_ledger_refuses_leaves_the_claim_to_the_holder() {
-    let mut hub = Hub::new();
+    let mut hub = HubWorld::new();
     hub.grant(1, WhenHeld::Refuse);
     hub.commit(1);
     hub.grant(2, WhenHeld::Refuse);
@@ -167,7 +169,7 @@ fn a_run_that_the_ledger_refuses_leaves_the_claim_to_the_holder() {
 
 #[test]
 fn a_held_key_refuses_one_run_and_lets_another_wait_until_it_is_free() {
-    let mut hub = Hub::new();
+    let mut hub = HubWorld::new();
     hub.ask(1, WhenHeld::Refuse);
     hub.ask(2, WhenHeld::Wait);
     hub.ask(3, WhenHeld::Wait);
@@ -193,7 +195,7 @@ fn a_held_key_refuses_one_run_and_lets_another_wait_until_it_is_free() {
 
 #[test]
 fn a_ledger_that_does_not_wait_any_longer_says_so() {
-    let mut hub = Hub::new();
+    let mut hub = HubWorld::new();
     hub.ask(1, WhenHeld::Wait);
     hub.answer(1, TakeAnswer::Held(holder("far", "b")));
     hub.ask(2, WhenHeld::Wait);
@@ -210,7 +212,7 @@ fn a_ledger_that_does_not_wait_any_longer_says_so() {
 
 #[test]
 fn replace_waits_first_and_cancels_then() {
-    let mut hub = Hub::new();
+    let mut hub = HubWorld::new();
     hub.ask(1, WhenHeld::Replace);
     assert_eq!(hub.calls(), (vec![(1, false)], vec![]));
     hub.answer(1, TakeAnswer::Held(holder("far", "b")));
@@ -225,7 +227,7 @@ fn replace_waits_first_and_cancels_then() {
 
 #[test]
 fn while_the_database_is_away_runs_are_told_and_those_that_wait_ask_again() {
-    let mut hub = Hub::new();
+    let mut hub = HubWorld::new();
     hub.grant(1, WhenHeld::Refuse);
     hub.ask(2, WhenHeld::Wait);
     hub.claims.linked(DatabaseLink::Starting);
@@ -249,7 +251,7 @@ fn while_the_database_is_away_runs_are_told_and_those_that_wait_ask_again() {
 
 #[test]
 fn what_was_granted_in_an_epoch_that_is_over_is_asked_for_again() {
-    let mut hub = Hub::new();
+    let mut hub = HubWorld::new();
     hub.grant(1, WhenHeld::Refuse);
     hub.claims.linked(DatabaseLink::Ready { epoch: 2 });
     assert!(hub.runs.get_mut(&1).expect("a run").is_closed(), "its connection is closed");
@@ -257,7 +259,7 @@ fn what_was_granted_in_an_epoch_that_is_over_is_asked_for_again() {
 
 #[test]
 fn a_listed_claim_without_a_holder_is_released_and_a_running_key_without_a_claim_asserted() {
-    let mut hub = Hub::new();
+    let mut hub = HubWorld::new();
     hub.claims.listed(vec![claimed("gone")], &hub.local).expect("the ledger answers");
     assert_eq!(hub.calls(), (vec![], vec![release("gone")]));
     hub.local.holders.borrow_mut().insert("k".into(), "t".into());
@@ -274,7 +276,7 @@ fn a_listed_claim_without_a_holder_is_released_and_a_running_key_without_a_claim
 
 #[test]
 fn a_key_that_a_publication_kept_in_vain_is_looked_at() {
-    let mut hub = Hub::new();
+    let mut hub = HubWorld::new();
     hub.ask(1, WhenHeld::Wait);
     hub.calls();
     assert_eq!(hub.claims.keys_to_keep(), [Key::from("k")]);
@@ -288,9 +290,9 @@ fn a_key_that_a_publication_kept_in_vain_is_looked_at() {
 
 #[test]
 fn the_claims_that_a_reconciliation_needs_name_the_holder_or_the_granted_run() {
-    let mut hub = Hub::new();
+    let mut hub = HubWorld::new();
     let needed =
-        |hub: &Hub| hub.claims.needed(&[claimed("refused")], &hub.local).expect("the ledger answers");
+        |hub: &HubWorld| hub.claims.needed(&[claimed("refused")], &hub.local).expect("the ledger answers");
     assert_eq!(needed(&hub), []);
     hub.grant(1, WhenHeld::Refuse);
     assert_eq!(needed(&hub), [claimed("1")]);
@@ -302,7 +304,7 @@ fn the_claims_that_a_reconciliation_needs_name_the_holder_or_the_granted_run() {
 #[test]
 fn a_session_used_elsewhere_is_stale_unless_the_ledger_has_news_of_the_key() {
     let elsewhere = || TakeAnswer::Granted { elsewhere: Some("b".to_owned()), session_lost: false };
-    let mut hub = Hub::new();
+    let mut hub = HubWorld::new();
     hub.ask(1, WhenHeld::Refuse);
     hub.answer(1, elsewhere());
     let stale = StaleSession::Elsewhere { host: "b".to_owned() };
