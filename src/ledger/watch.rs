@@ -112,7 +112,9 @@ impl LedgerWatch {
             WatchScope::Rows => {
                 let log = Some(log_of(ledger)).filter(|log| log.exists());
                 let written = log.unwrap_or_else(|| ledger.at.file.clone());
-                vec![WatchedPath::add(&inotify, written, AddWatchFlags::IN_MODIFY | own_events())?]
+                // A process that ends closes it after its last commit is visible.
+                let events = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CLOSE_WRITE | own_events();
+                vec![WatchedPath::add(&inotify, written, events)?]
             }
             WatchScope::All => watch_others(&inotify, ledger)?,
         };
@@ -146,7 +148,7 @@ impl LedgerWatch {
         if event.wd != self.spool.descriptor {
             let other = self.others.iter().find(|other| other.descriptor == event.wd)?;
             let is_replaced = other.is_replaced() || event.mask.contains(AddWatchFlags::IN_IGNORED);
-            let is_written = event.mask.contains(AddWatchFlags::IN_MODIFY);
+            let is_written = event.mask.intersects(AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CLOSE_WRITE);
             return match is_replaced {
                 true => Some(LedgerEvent::LedgerReplaced),
                 false => is_written.then_some(LedgerEvent::RowsChanged),

@@ -13,6 +13,7 @@ mod keys;
 mod node;
 mod pgbouncer;
 mod postgres;
+mod publishing;
 mod server;
 mod sql_session;
 mod two_hosts;

@@ -1,6 +1,6 @@
 //! A ledger of a fleet with its monitor. Two of them on one machine are two nodes.
 
-use crate::harness::{Cmd, End, Monitor, World, eventually};
+use crate::harness::{Cmd, End, Monitor, Output, World, eventually};
 use crate::postgres::Postgres;
 
 pub struct Node {
@@ -37,6 +37,32 @@ impl Node {
         self.monitor = Some(Monitor::start_with(&self.world, &[], &environment, &[]));
     }
 
+    /// As [`Node::start_monitor`], without waiting until it is ready.
+    #[cfg(feature = "failpoints")]
+    pub fn spawn_monitor(&mut self, environment: &[(&str, &str)]) {
+        let environment = [environment, &[("PGPASSFILE", &self.password_file)]].concat();
+        self.monitor = Some(Monitor::spawn(&self.world, &[], &environment, &[]));
+    }
+
+    /// A copy of the ledger in a world of its own, with a monitor. It has the same role.
+    pub fn copy(&self) -> Node {
+        let (role, password_file) = (self.role.clone(), self.password_file.clone());
+        let mut copy = Node { world: World::new(), role, password_file, monitor: None };
+        let directory = copy.world.path("state/bookend");
+        std::fs::create_dir_all(&directory).expect("a directory");
+        let ledger = copy.world.ledger();
+        self.bookend(&["backup", ledger.to_str().expect("UTF-8")]).ended(End::Code(0));
+        copy.start_monitor(&[]);
+        copy
+    }
+
+    /// Joins the fleet of this server again, as this role.
+    pub fn rejoin(&self, postgres: &Postgres, role: &str, options: &[&str]) {
+        let url = postgres.database_url(role);
+        let words = [&["bookend", "fleet", "join"], options, &[url.as_str()]].concat();
+        self.world.bare(words).env("PGPASSFILE", &self.password_file).run().ended(End::Code(0));
+    }
+
     pub fn monitor(&self) -> &Monitor {
         self.monitor.as_ref().expect("a monitor")
     }
@@ -48,6 +74,11 @@ impl Node {
     /// A run under a key.
     pub fn keyed(&self, key: &str, script: &str) -> Cmd<'_> {
         self.world.run_sh(script).options(["--key", key]).own_group()
+    }
+
+    pub fn bookend(&self, words: &[&str]) -> Output {
+        let words = [&["bookend"], words].concat();
+        self.world.bare(words).env("PGPASSFILE", &self.password_file).run()
     }
 
     /// Waits until this ledger has published everything.

@@ -60,6 +60,9 @@ pub async fn keep(node: &Rc<HubNode>) -> Result<(), HubError> {
 
 /// Registers and holds the lease until an error, or until all is published after the command to drain.
 async fn hold(node: &Rc<HubNode>) -> Result<(), HubError> {
+    if !node.is_member()? {
+        return Ok(());
+    }
     let facts = NodeFacts::of(&node.ledger.borrow(), node.membership.ledger)?;
     let begun = tokio::select! {
         _ = node.stopping() => return Ok(()),

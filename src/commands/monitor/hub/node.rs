@@ -92,6 +92,13 @@ impl HubNode {
         Ok(Some(node))
     }
 
+    /// Whether the ledger is still this node. One that has left is not registered again.
+    pub fn is_member(&self) -> Result<bool, HubError> {
+        let mut ledger = self.ledger.borrow_mut();
+        let setting = ledger.refresh_fleet()?;
+        Ok(setting.is_some_and(|setting| FleetMembership::parse(setting).is_ok_and(|m| m == self.membership)))
+    }
+
     /// The database can be used from now on.
     pub fn note_up(&self, registration: Rc<Registration>) {
         let server = registration.server();

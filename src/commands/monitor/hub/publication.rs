@@ -29,6 +29,9 @@ const BATCH_BYTES: usize = 4 << 20;
 const COLLECT: Duration = Duration::from_millis(20);
 /// The time between two looks at the rows if nothing is reported.
 const LOOK: Duration = Duration::from_secs(30);
+/// The looks after the last change. A writer that was held up between its write to the log and the update of
+/// the log's index commits after the report.
+const LOOK_AGAIN: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(2)];
 /// The time between two publications of a task that goes on running: its progress changes each second.
 const PROGRESS: Duration = Duration::from_secs(10);
 /// When a ledger that was locked is tried again.
@@ -87,15 +90,16 @@ impl<'a> Publication<'a> {
             return e;
         }
         self.node.note_up(Rc::clone(self.registration));
+        let mut again = LOOK_AGAIN.iter();
         loop {
             watch.take();
-            match self.publish_due().await {
-                Ok(next) => watch.changed(next).await,
-                Err(HubError::Ledger(e @ LedgerError::Busy { .. })) => {
-                    debug!("{}", chain(&e));
-                    sleep(LOCKED).await;
-                }
+            let next = match self.publish_due().await {
+                Ok(next) => next,
                 Err(e) => return e,
+            };
+            let sooner = again.next().copied().unwrap_or(LOOK);
+            if watch.changed(next.min(sooner)).await {
+                again = LOOK_AGAIN.iter();
             }
             sleep(COLLECT).await;
         }
@@ -149,11 +153,22 @@ impl<'a> Publication<'a> {
                 done.extend(self.send(entries, batch).await?);
             }
             failpoint::reached("hub.sent");
-            self.node.ledger.borrow_mut().published(&done)?;
+            self.note_published(&done).await?;
             self.node.claims.borrow_mut().published();
             self.node.claims_changed.notify_one();
         }
         Ok(())
+    }
+
+    async fn note_published(&self, revs: &[i64]) -> Result<(), HubError> {
+        loop {
+            let noted = self.node.ledger.borrow_mut().published(revs);
+            match noted {
+                Err(e @ LedgerError::Busy { .. }) => debug!("{}", chain(&e)),
+                noted => return Ok(noted?),
+            }
+            sleep(LOCKED).await;
+        }
     }
 
     /// Sends tasks, and returns the numbers of the changes that need not be sent again.

@@ -34,13 +34,18 @@ impl RowsWatch {
         RowsWatch(watched.ok())
     }
 
-    /// Waits for the next change, at most `longest`.
-    pub async fn changed(&mut self, longest: Duration) {
+    /// Waits for the next change, at most `longest`. `true`: there was one.
+    pub async fn changed(&mut self, longest: Duration) -> bool {
         let Some(log) = &mut self.0 else {
-            return tokio::time::sleep(longest.min(POLL_INTERVAL)).await;
+            tokio::time::sleep(longest.min(POLL_INTERVAL)).await;
+            return false;
         };
-        if let Ok(Ok(mut ready)) = tokio::time::timeout(longest, log.ready.readable()).await {
-            ready.clear_ready();
+        match tokio::time::timeout(longest, log.ready.readable()).await {
+            Ok(Ok(mut ready)) => {
+                ready.clear_ready();
+                true
+            }
+            Ok(Err(_)) | Err(_) => false,
         }
     }
 
