@@ -8,6 +8,7 @@ use nix::unistd::{User, geteuid};
 
 use crate::agent;
 use crate::commands::agents::refused as refused_agent;
+use crate::commands::fleet;
 use crate::commands::system;
 use crate::error::Error;
 use crate::exit::Exit;
@@ -45,6 +46,7 @@ pub fn doctor(options: &DoctorOptions, ledger: Option<&Path>) -> Result<Exit, Er
             points.extend(ledger_points(&at));
             points.extend(recovery_unit(&at));
             points.extend(monitor(&at));
+            points.extend(fleet::points(&at));
         }
         Err(e) => points.push(point("ledger", Health::Bad, Error::from(e).in_line())),
     }

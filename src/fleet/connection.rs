@@ -45,10 +45,12 @@ pub struct FleetConnection {
     user: String,
     database: String,
     call_timeout: Duration,
+    #[allow(dead_code, reason = "for the orders and the keys of the fleet, which are being built")]
     notifications: UnboundedReceiver<FleetNotification>,
 }
 
 /// The notifications of a connection, which must outlive them.
+#[allow(dead_code, reason = "for the orders and the keys of the fleet, which are being built")]
 pub struct FleetNotifications(UnboundedReceiver<FleetNotification>);
 
 /// What NOTIFY sent.
@@ -108,12 +110,14 @@ impl FleetConnection {
     }
 
     /// The notifications from now on. They belong to the first caller.
+    #[allow(dead_code, reason = "for the orders and the keys of the fleet, which are being built")]
     pub fn notifications(&mut self) -> FleetNotifications {
         let (_, none) = unbounded_channel();
         FleetNotifications(std::mem::replace(&mut self.notifications, none))
     }
 
     /// Whether the server or the network has ended it.
+    #[allow(dead_code, reason = "for the orders and the keys of the fleet, which are being built")]
     pub fn is_closed(&self) -> bool {
         self.client.is_closed()
     }
@@ -157,6 +161,7 @@ impl FleetConnection {
     }
 }
 
+#[allow(dead_code, reason = "for the orders and the keys of the fleet, which are being built")]
 impl FleetNotifications {
     /// Waits for the next one. `None`: the connection has ended.
     pub async fn next(&mut self) -> Option<FleetNotification> {

@@ -75,6 +75,10 @@ impl FleetError {
             FleetError::Service(ServiceError::Setting { source, .. }) => return source.hint(),
             FleetError::Service(ServiceError::File(e)) | FleetError::Password(e) => return e.hint(),
             FleetError::Tls(e) => return e.hint(),
+            FleetError::Untrusted { .. } => {
+                "check the host name; if an authority of your own signed its certificate, add \
+                 ?sslrootcert=/PATH/ca.pem to the URL"
+            }
             FleetError::Restored { .. } => "join it as a new node: `bookend fleet join --new-node URL`",
             FleetError::Schema { found } if *found < SCHEMA_VERSION => {
                 "bring it up to date with `bookend fleet init URL`, as the role that created it"

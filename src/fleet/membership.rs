@@ -23,6 +23,7 @@ impl FleetMembership {
     }
 
     /// The text of the setting.
+    #[cfg(feature = "fleet")]
     pub fn to_setting(&self) -> String {
         serde_json::json!(self).to_string()
     }

@@ -1,5 +1,4 @@
 //! The fleet: many hosts whose tasks and keys meet in one PostgreSQL database. The client of that database.
-#![allow(dead_code, unused_imports, reason = "the monitor and the commands are being built on it")]
 
 #[cfg(feature = "fleet")]
 mod answer;
@@ -47,14 +46,14 @@ pub use self::membership::FleetMembership;
 pub use self::no_reader::AbsentReader as FleetReader;
 #[cfg(feature = "fleet")]
 pub use self::reader::FleetReader;
-pub use self::rows::{FleetAudit, FleetFinding, FleetHistory, FleetPage, FleetPlace, OrderAnswer};
+pub use self::rows::{FleetAudit, FleetFinding, FleetHistory, FleetPlace, OrderAnswer};
 #[cfg(feature = "fleet")]
 pub use self::{
     argument::CallArgument,
-    connection::{ConnectOptions, FleetConnection, FleetNotification, FleetNotifications, block_on},
+    connection::{ConnectOptions, FleetConnection, block_on},
     error::FleetError,
     node::{FleetNode, NodeState},
-    roles::{HostRole, host_role},
+    roles::host_role,
     schema::SCHEMA_VERSION,
     url::{DatabaseUrl, UrlError},
 };

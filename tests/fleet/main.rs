@@ -7,10 +7,14 @@
 #[allow(dead_code, unused_imports, reason = "shared with the other test binaries, which use more of it")]
 mod harness;
 
+mod commands;
 mod functions;
 mod hosts;
 mod keys;
+mod lost;
 mod node;
+mod orders;
+mod passwords;
 mod pgbouncer;
 mod postgres;
 mod publishing;

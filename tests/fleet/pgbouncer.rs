@@ -23,11 +23,20 @@ pub struct Pgbouncer {
 impl Pgbouncer {
     /// Accepts TLS, and plain connections by its Unix socket. Passwords are those of the server.
     pub fn in_front_of(postgres: &Postgres) -> Pgbouncer {
+        Pgbouncer::with_login(postgres, &format!("auth_user={SUPERUSER}"))
+    }
+
+    /// Every client becomes this role on the server, which needs no password there, whoever it is.
+    pub fn forcing(postgres: &Postgres, role: &str) -> Pgbouncer {
+        Pgbouncer::with_login(postgres, &format!("auth_user={SUPERUSER} user={role}"))
+    }
+
+    fn with_login(postgres: &Postgres, login: &str) -> Pgbouncer {
         let (dir, port) = (postgres.dir().to_owned(), free_port());
         let (shown, server_port) = (dir.display(), postgres.port());
         let configuration = format!(
             "[databases]
-             * = host={shown} port={server_port} auth_user={SUPERUSER}
+             * = host={shown} port={server_port} {login}
              [pgbouncer]
              listen_addr = 127.0.0.1
              listen_port = {port}

@@ -302,6 +302,12 @@ impl Proc {
         String::from_utf8_lossy(&self.stdout.text).into_owned()
     }
 
+    /// What the process has written to standard error up to now.
+    pub fn stderr_so_far(&mut self) -> String {
+        self.stderr.drain();
+        String::from_utf8_lossy(&self.stderr.text).into_owned()
+    }
+
     /// Closes the reading end of standard output.
     pub fn close_stdout(&mut self) {
         self.stdout.file = None;

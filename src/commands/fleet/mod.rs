@@ -12,6 +12,8 @@ mod join;
 mod leave;
 mod options;
 #[cfg(feature = "fleet")]
+mod points;
+#[cfg(feature = "fleet")]
 mod prune;
 #[cfg(feature = "fleet")]
 mod status;
@@ -24,6 +26,10 @@ pub use options::{
 };
 
 use crate::error::Error;
+use crate::ledger::Location;
+use crate::view::Point;
+#[cfg(not(feature = "fleet"))]
+use crate::{ledger::Ledger, view::Health};
 
 /// The text for stdout.
 ///
@@ -47,4 +53,19 @@ pub fn fleet(action: &FleetAction, ledger: Option<&Path>) -> Result<String, Erro
 pub fn fleet(_: &FleetAction, _: Option<&Path>) -> Result<String, Error> {
     Err(Error::failed("this bookend was built without the feature `fleet`")
         .hint("build it with the default features: `cargo install --path . --locked`"))
+}
+
+/// What `doctor` says about the fleet that a ledger is in.
+#[cfg(feature = "fleet")]
+pub fn points(at: &Location) -> Vec<Point> {
+    points::of(at)
+}
+
+#[cfg(not(feature = "fleet"))]
+pub fn points(at: &Location) -> Vec<Point> {
+    let is_in_fleet =
+        Ledger::open_read_only(at).is_ok_and(|ledger| ledger.is_some_and(|ledger| ledger.fleet().is_some()));
+    let text = "the ledger is in a fleet, and this bookend was built without the feature `fleet`".to_owned();
+    let point = || Point { name: "fleet".to_owned(), health: Health::Bad, text };
+    is_in_fleet.then(point).into_iter().collect()
 }
