@@ -303,6 +303,7 @@ impl Proc {
     }
 
     /// What the process has written to standard error up to now.
+    #[allow(dead_code, reason = "used by the tests of the fleet")]
     pub fn stderr_so_far(&mut self) -> String {
         self.stderr.drain();
         String::from_utf8_lossy(&self.stderr.text).into_owned()
