@@ -46,7 +46,7 @@ pub use self::membership::FleetMembership;
 pub use self::no_reader::AbsentReader as FleetReader;
 #[cfg(feature = "fleet")]
 pub use self::reader::FleetReader;
-pub use self::rows::{FleetAudit, FleetFinding, FleetHistory, FleetPlace, OrderAnswer};
+pub use self::rows::{DoubleClaim, FleetAudit, FleetHistory, FleetPlace, OrderAnswer};
 #[cfg(feature = "fleet")]
 pub use self::{
     argument::CallArgument,

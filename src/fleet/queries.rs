@@ -202,8 +202,11 @@ pub(super) const UNSETTLED: &str = select!(
      ORDER BY t.started_at"
 );
 
-/// What monitors have noticed of keys that were held twice.
+/// What monitors have noticed of running tasks whose keys were held by others.
 pub(super) const DOUBLE_CLAIMS: &str = "
-    SELECT to_jsonb(f) || jsonb_build_object('at', bookend.shown(f.at), 'host', n.host)
+    SELECT jsonb_build_object('task', f.subject, 'host', n.host, 'key', f.detail->>'key',
+                              'other_task', f.detail->>'other_task', 'other_host', f.detail->>'other_host',
+                              'at', bookend.shown(f.at), 'is_running', EXISTS (
+        SELECT FROM bookend.task_history t WHERE t.id = f.subject AND t.status = 'running'))
     FROM bookend.finding f JOIN bookend.node n ON n.id = f.node
     WHERE f.kind = 'double_claim' ORDER BY f.id";

@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::task::{
-    FleetFacts, FleetTask, GroupBy, RecordedTime, SessionInvalidation, StatsGroup, Status, StatusTransition,
-    Task, TaskId, TaskStats,
+    FleetFacts, FleetTask, GroupBy, Key, RecordedTime, SessionInvalidation, StatsGroup, Status,
+    StatusTransition, Task, TaskId, TaskStats,
 };
 
 /// The columns without which a row is not shown. They hold text, whole numbers or times, so that any value
@@ -52,14 +52,17 @@ pub struct FleetHistory {
     pub replaced_by: Option<TaskId>,
 }
 
-/// What a monitor has noticed.
+/// A running task whose key was held by another one.
 #[derive(Debug, Deserialize)]
-pub struct FleetFinding {
-    /// The host of the monitor.
+pub struct DoubleClaim {
+    pub task: TaskId,
     pub host: String,
-    pub subject: String,
-    pub detail: Option<Value>,
+    pub key: Option<Key>,
+    pub other_task: Option<TaskId>,
+    pub other_host: Option<String>,
     pub at: RecordedTime,
+    /// It still runs.
+    pub is_running: bool,
 }
 
 /// What an audit asks the fleet for.
@@ -71,7 +74,7 @@ pub struct FleetAudit {
     pub late: Vec<FleetTask>,
     /// The tasks whose hooks failed, and those with contradictory times.
     pub unsettled: Vec<FleetTask>,
-    pub double_claims: Vec<FleetFinding>,
+    pub double_claims: Vec<DoubleClaim>,
 }
 
 /// What came of an order to cancel a task.

@@ -18,6 +18,7 @@ mod passwords;
 mod pgbouncer;
 mod postgres;
 mod publishing;
+mod reading;
 mod server;
 mod sql_session;
 mod two_hosts;

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use crate::commands::source::TaskSource;
 use crate::error::Error;
-use crate::fleet::FleetFinding;
-use crate::task::{FleetTask, Key, RecordedTime, Status, Task, TaskId, Time};
+use crate::fleet::DoubleClaim;
+use crate::task::{FleetTask, RecordedTime, Status, Task, TaskId, Time};
 use crate::view::{self, Code, Finding, Severity};
 
 /// Each task has only its first finding.
@@ -72,16 +72,25 @@ impl FleetAuditor<'_> {
         }
     }
 
-    fn double_claim(&mut self, claim: &FleetFinding) {
-        let detail = claim.detail.as_ref().map_or_else(String::new, |detail| format!(": {detail}"));
+    fn double_claim(&mut self, claim: &DoubleClaim) {
+        if !self.told.insert(claim.task.clone()) {
+            return;
+        }
+        let other = claim.other_host.as_deref().unwrap_or("another host");
+        let other = match &claim.other_task {
+            Some(task) => format!("task {task} on {other}"),
+            None => format!("a task on {other}"),
+        };
+        let id = view::operand(claim.task.as_str());
+        let fix = if claim.is_running { format!("cancel {id}") } else { format!("show {id}") };
         self.found.push(Finding {
             code: Code::DoubleClaim,
             severity: Severity::Error,
-            task: None,
-            key: Some(Key::recorded(claim.subject.clone())),
+            task: Some(claim.task.clone()),
+            key: claim.key.clone(),
             age_ms: self.age(&claim.at),
-            detail: format!("{} runs a task with this key, and so does another host{detail}", claim.host),
-            fix: self.command(&format!("cancel --key {}", view::operand(&claim.subject))),
+            detail: format!("it ran on {} while {other} held its key", claim.host),
+            fix: self.command(&fix),
         });
     }
 

@@ -282,8 +282,8 @@ CREATE TABLE bookend.watcher (
 ) WITH (fillfactor = 20);
 INSERT INTO bookend.watcher (seen_at) VALUES ('-infinity');
 
--- Helpers. Only `shown` and `patience` are for everyone, since the view uses one: they are parsed now, so that
--- the search_path of a caller does not matter.
+-- Helpers. Only `shown` and `patience` are for everyone, since the view uses one: they are parsed now, so
+-- that the search_path of a caller does not matter.
 
 -- A time as the answers have it.
 CREATE FUNCTION bookend.shown(t timestamptz) RETURNS text
@@ -757,6 +757,10 @@ DECLARE
     is_late boolean := false;
 BEGIN
     IF parts.message IS NOT NULL THEN
+        INSERT INTO finding (node, kind, subject, detail)
+        VALUES (p_node.id, 'unreadable', coalesce(p_entry->'task'->>'id', ''),
+                jsonb_build_object('message', parts.message))
+        ON CONFLICT (node, kind, subject) DO UPDATE SET detail = excluded.detail;
         RETURN answer || jsonb_build_object('result', 'unreadable', 'message', parts.message);
     END IF;
     t.node := p_node.id;
@@ -764,9 +768,12 @@ BEGIN
     t.rev := (p_entry->>'rev')::bigint;
     t.published_at := clock_timestamp();
     SELECT * INTO s FROM task_history WHERE id = t.id FOR UPDATE;
-    IF NOT FOUND AND t.rev <= p_max_rev THEN
-        RAISE EXCEPTION 'rev % of task % is not above %, which was published: the ledger was restored',
-            t.rev, t.id, p_max_rev USING ERRCODE = 'BK003';
+    IF NOT FOUND THEN
+        DELETE FROM finding WHERE node = t.node AND kind = 'unreadable' AND subject = t.id;
+        IF NOT FOUND AND t.rev <= p_max_rev THEN
+            RAISE EXCEPTION 'rev % of task % is not above %, which was published: the ledger was restored',
+                t.rev, t.id, p_max_rev USING ERRCODE = 'BK003';
+        END IF;
     ELSIF s.node <> t.node THEN
         RETURN answer || '{"result": "foreign"}';
     ELSIF s.rev >= t.rev THEN
@@ -828,7 +835,7 @@ END $$;
 --   older       this rev or a higher one of the task is stored already
 --   late        stored, but the task had ended here (declared lost): its ending is in the column `late`
 --   foreign     the task is another node's; nothing was changed
---   unreadable  a value does not fit its column ("message" says which); nothing was changed
+--   unreadable  a value does not fit its column ("message" says which); only a finding was stored
 -- A task that ended frees its key unless that is in keep_claims, the keys for which a request is pending.
 -- Errors: BK001, BK002, BK003.
 CREATE FUNCTION bookend.publish(p_node uuid, p_epoch bigint, p_rows jsonb, p_keep_claims text[]) RETURNS jsonb

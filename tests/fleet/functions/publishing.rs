@@ -138,6 +138,12 @@ fn one_unreadable_row_does_not_hold_the_others_up() {
     assert_eq!(ends(&postgres), "first|running||\nlast|running||");
     let answer = host.call("publish", &format!("{}, '{{}}'", super::quoted(&rows[1..2])));
     assert!(super::text(&answer["rows"][0]["message"]).contains("yesterday evening"), "{answer}");
+    let findings =
+        "SELECT string_agg(subject, ',' ORDER BY subject) FROM bookend.finding WHERE kind = 'unreadable'";
+    assert_eq!(postgres.psql(findings), ",bad,number,time");
+    // It is stored once it fits, although a higher rev was published meanwhile.
+    assert_eq!(host.publish(&[entry(5, "time", None, "running")]), "ok");
+    assert_eq!(postgres.psql(findings), ",bad,number");
 }
 
 #[test]
