@@ -1,10 +1,15 @@
-//! Makes a socket non-blocking that another crate has opened and does not expose.
+//! Sockets that others have opened: one of another crate that does not expose it, and one that systemd passes.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::net::UnixListener;
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl, open};
+use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::stat::{Mode, SFlag, fstat};
+
+/// The first descriptor that systemd passes: sd_listen_fds(3).
+const FIRST_PASSED: RawFd = 3;
 
 /// The descriptor that the next call to open one gets: the lowest that is free. open(2).
 pub fn lowest_free_descriptor() -> io::Result<RawFd> {
@@ -28,6 +33,26 @@ pub fn set_nonblocking(number: RawFd) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
     fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(())
+}
+
+/// The socket with which systemd has started this process, by the variables LISTEN_PID and LISTEN_FDS:
+/// sd_listen_fds(3). `None`: it has passed none that listens for processes of this machine. Call it before this
+/// process opens a descriptor itself.
+pub fn passed_listener(pid: Option<&str>, count: Option<&str>) -> Option<UnixListener> {
+    let is_for_us = pid?.parse() == Ok(std::process::id()) && count?.parse::<u32>().is_ok_and(|n| n > 0);
+    if !is_for_us {
+        return None;
+    }
+    // SAFETY: the number is used for the calls below only, which touch flags and no memory of ours. One that
+    // is not open is refused by the first.
+    let fd = unsafe { BorrowedFd::borrow_raw(FIRST_PASSED) };
+    if !getsockopt(&fd, sockopt::AcceptConn).ok()? {
+        return None;
+    }
+    // Hooks do not inherit it.
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok()?;
+    let listener = UnixListener::from(fd.try_clone_to_owned().ok()?);
+    listener.local_addr().is_ok().then_some(listener)
 }
 
 #[cfg(test)]

@@ -129,6 +129,44 @@ fn a_monitor_that_is_killed_after_the_grant_leaves_no_claim_and_starts_nothing_t
 }
 
 #[test]
+#[cfg(feature = "failpoints")]
+fn a_monitor_that_is_killed_at_a_release_releases_the_key_when_it_starts_again() {
+    let test = "a_monitor_that_is_killed_at_a_release_releases_the_key_when_it_starts_again";
+    let Some(postgres) = fleet(test) else { return };
+    let (mut a, b) = (Node::join(&postgres, "a"), Node::start(&postgres, "b"));
+    a.start_monitor(&[("BOOKEND_FAILPOINT", "hub.releasing:kill")]);
+    a.monitor().service.until("publishing to");
+    let run = a.keyed("k", "true").options(["--id", "t"]).env("BOOKEND_FAILPOINT", "run.granted:kill").run();
+    assert_eq!(run.end, End::Signal(9));
+    eventually(a.world.deadline(), "the end of the monitor", || a.monitor().has_exited());
+    assert_eq!(claims(&postgres), "k|t");
+    b.keyed("k", "true").run().ended(End::Code(75));
+    a.start_monitor(&[]);
+    until_claims(&a, &postgres, "");
+    b.keyed("k", "true").run().ended(End::Code(0)).silent();
+}
+
+#[test]
+fn a_key_whose_host_is_unreachable_stays_busy_and_the_message_says_so() {
+    let test = "a_key_whose_host_is_unreachable_stays_busy_and_the_message_says_so";
+    let Some(postgres) = fleet(test) else { return };
+    let (mut a, b) = (Node::start(&postgres, "a"), Node::start(&postgres, "b"));
+    let holder = Holder::start(&a, "t1");
+    a.kill_monitor();
+    eventually(b.world.deadline(), "a host that is unreachable", || {
+        let refused = b.keyed("k", "true").run().ended(End::Code(75));
+        let says = |part| refused.stderr.contains(part);
+        says(", unreachable since 20")
+            && says("the key is free once its machine is back")
+            && says("declare-lost")
+    });
+    holder.end();
+    b.keyed("k", "true").run().ended(End::Code(75));
+    a.start_monitor(&[]);
+    until_claims(&a, &postgres, "");
+}
+
+#[test]
 fn a_monitor_that_starts_again_keeps_the_keys_of_tasks_and_releases_others() {
     let test = "a_monitor_that_starts_again_keeps_the_keys_of_tasks_and_releases_others";
     let Some(postgres) = fleet(test) else { return };
@@ -255,6 +293,85 @@ else:
     }
     assert!(ask().contains("belongs to another user"));
     assert_eq!(claims(&postgres), "");
+}
+
+/// Listens on the socket that its first argument names, and executes the rest as systemd does.
+const ACTIVATE: &str = "import os, socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.bind(sys.argv[1])
+s.listen(16)
+os.dup2(s.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', LISTEN_FDNAMES='x')
+print('listening', flush=True)
+sys.stdin.readline()
+os.execv(sys.argv[2], sys.argv[2:])";
+
+#[test]
+fn a_run_waits_at_a_socket_of_systemd_until_the_monitor_has_started() {
+    let test = "a_run_waits_at_a_socket_of_systemd_until_the_monitor_has_started";
+    let Some(postgres) = fleet(test) else { return };
+    let a = Node::join(&postgres, "a");
+    let socket = a.world.name("state/bookend/bookend.db.d/fleet.sock");
+    let bookend = a.world.name("bin/bookend");
+    let monitor = a.world.bare(["python3", "-c", ACTIVATE, &socket, &bookend, "monitor"]);
+    let mut monitor = monitor.env("PGPASSFILE", postgres.password_file()).piped_input().start();
+    assert_eq!(monitor.line(), "listening");
+    let run = a.keyed("k", "true").options(["--fleet-timeout", "60s"]).start();
+    eventually(a.world.deadline(), "a run that has connected", || {
+        let connected = std::fs::read_to_string("/proc/net/unix").expect("the sockets");
+        connected.lines().filter(|line| line.ends_with(&socket)).count() > 1
+    });
+    drop(monitor.stdin.take());
+    run.wait().ended(End::Code(0)).silent();
+    a.keyed("k", "true").run().ended(End::Code(0)).silent();
+    monitor.signal(Signal::TERM);
+    monitor.wait().ended(End::Signal(15));
+    assert!(std::path::Path::new(&socket).exists(), "the socket is systemd's");
+}
+
+/// What an agent of the oracle does: it notes when it comes and when it goes, by the same clock on both hosts.
+const NOTE: &str = "import sys, time
+came = time.monotonic_ns()
+time.sleep(0.02)
+open(sys.argv[1], 'a').write('%s %d %d\\n' % (sys.argv[2], came, time.monotonic_ns()))";
+
+#[test]
+fn runs_of_two_hosts_under_few_keys_never_overlap() {
+    let Some(postgres) = fleet("runs_of_two_hosts_under_few_keys_never_overlap") else { return };
+    let mut nodes = [Node::start(&postgres, "a"), Node::start(&postgres, "b")];
+    let log = nodes[0].world.name("log");
+    let mut started = 0;
+    for round in 0..6 {
+        nodes.iter_mut().for_each(|node| node.world.renew_deadline());
+        let mut runs = Vec::new();
+        for n in 0..8 {
+            let node = &nodes[n % 2];
+            let key = format!("k{}", (n / 2 + round) % 3);
+            let run = node.world.run(["python3", "-c", NOTE, &log, &key]).options(["--key", &key]);
+            let run = if n % 4 < 2 { run.options(["--wait"]) } else { run };
+            runs.push(run.start());
+        }
+        for run in runs {
+            let output = run.wait();
+            assert!(matches!(output.end, End::Code(0 | 75)), "{output:?}");
+            started += usize::from(output.end == End::Code(0));
+        }
+    }
+    let text = std::fs::read_to_string(&log).expect("the notes");
+    let mut notes: Vec<(&str, u64, u64)> = text.lines().map(note).collect();
+    assert_eq!(notes.len(), started);
+    assert!(started >= 24, "every run with --wait has started: {started}");
+    notes.sort_unstable();
+    for pair in notes.windows(2) {
+        assert!(pair[0].0 != pair[1].0 || pair[0].2 <= pair[1].1, "two runs overlap: {pair:?}");
+    }
+    until_claims(&nodes[0], &postgres, "");
+}
+
+fn note(line: &str) -> (&str, u64, u64) {
+    let words: Vec<&str> = line.split(' ').collect();
+    (words[0], words[1].parse().expect("a time"), words[2].parse().expect("a time"))
 }
 
 #[test]

@@ -4,7 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,8 +15,11 @@ use crate::sys;
 
 /// The socket of the service manager.
 const SOCKET: &str = "NOTIFY_SOCKET";
+/// Where systemd says that it passes a socket.
+const PASSED: [&str; 2] = ["LISTEN_PID", "LISTEN_FDS"];
 /// What systemd sets for its services and a child must not inherit: it would be taken for the monitor.
-const VARIABLES: [&str; 3] = [SOCKET, "WATCHDOG_USEC", "WATCHDOG_PID"];
+const VARIABLES: [&str; 6] =
+    [SOCKET, "WATCHDOG_USEC", "WATCHDOG_PID", PASSED[0], PASSED[1], "LISTEN_FDNAMES"];
 /// How long a message waits for room in a service manager that does not read.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -26,6 +30,8 @@ pub struct ServiceManager {
     /// The time without [`ServiceManager::alive`] after which systemd kills the process.
     timeout: Option<Duration>,
     status: Mutex<ServiceStatus>,
+    /// The socket of the fleet, if systemd listens on it while no monitor runs.
+    listener: Option<UnixListener>,
 }
 
 /// What systemd shows.
@@ -49,7 +55,9 @@ impl ServiceStatus {
 impl ServiceManager {
     /// Reads the variables of the environment and removes them. Call it only while there is a single thread.
     pub fn from_environment() -> ServiceManager {
-        let manager = ServiceManager::new(std::env::var_os(SOCKET), sd_notify::watchdog_enabled());
+        let mut manager = ServiceManager::new(std::env::var_os(SOCKET), sd_notify::watchdog_enabled());
+        let [pid, count] = PASSED.map(|name| std::env::var(name).ok());
+        manager.listener = sys::socket::passed_listener(pid.as_deref(), count.as_deref());
         VARIABLES.into_iter().for_each(sys::forget_variable);
         manager
     }
@@ -63,7 +71,15 @@ impl ServiceManager {
             }
         });
         let timeout = timeout.filter(|t| !t.is_zero());
-        ServiceManager { address, timeout, status: Mutex::default() }
+        ServiceManager { address, timeout, status: Mutex::default(), listener: None }
+    }
+
+    /// The socket that systemd passed, if it is at this path.
+    #[cfg_attr(not(feature = "fleet"), allow(dead_code, reason = "there is no hub"))]
+    pub fn listener_at(&self, path: &Path) -> Option<UnixListener> {
+        let listener = self.listener.as_ref()?;
+        let is_there = listener.local_addr().is_ok_and(|address| address.as_pathname() == Some(path));
+        listener.try_clone().ok().filter(|_| is_there)
     }
 
     /// The start is complete: units ordered after this one may start.

@@ -18,6 +18,7 @@ use super::registration::Registration;
 use super::server::{RunNumber, SocketServer};
 use crate::error::chain;
 use crate::failpoint;
+use crate::fleet::socket::SOCKET_NAME;
 use crate::ledger::LedgerError;
 
 /// The time between two looks at all claims: an answer may have been lost with its connection.
@@ -33,8 +34,8 @@ type Outcome = (Rc<Registration>, Result<ClaimAnswer, FailedCall>);
 pub async fn serve(node: &Rc<HubNode>) -> Result<(), HubError> {
     let (events, mut asked) = unbounded_channel();
     let (outcomes, mut answered) = unbounded_channel::<Outcome>();
-    let private_dir = node.private_dir.clone();
-    let _server = SocketServer::start(&private_dir, None, events)?;
+    let passed = node.service.listener_at(&node.private_dir.join(SOCKET_NAME));
+    let _server = SocketServer::start(&node.private_dir, passed, events)?;
     let mut link = node.link.subscribe();
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -40,7 +40,7 @@ pub struct HubNode {
     /// Whether the database can be used now.
     pub link: watch::Sender<HubLink>,
     command: watch::Receiver<HubCommand>,
-    service: Arc<ServiceManager>,
+    pub service: Arc<ServiceManager>,
 }
 
 /// The state of the connection to the fleet's database.

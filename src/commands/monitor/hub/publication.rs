@@ -18,7 +18,8 @@ use super::rows_watch::RowsWatch;
 use crate::error::chain;
 use crate::failpoint;
 use crate::ledger::{DirtyTask, LedgerError, UnpublishedTask};
-use crate::task::{Key, TaskId};
+use crate::recovery;
+use crate::task::{Key, Task, TaskId};
 
 const PUBLISH: &str = "SELECT bookend.publish($1, $2, $3, $4)";
 
@@ -138,6 +139,7 @@ impl<'a> Publication<'a> {
         for batch in dirty.chunks(BATCH) {
             let tasks = self.node.ledger.borrow().publication(batch)?;
             let mut done: Vec<i64> = gone(batch, &tasks);
+            let outlived = outlived(&tasks);
             let with_commands = self.registration.settings.publish_argv;
             let (mut entries, mut bytes) = (Vec::new(), 0);
             for task in &tasks {
@@ -145,12 +147,12 @@ impl<'a> Publication<'a> {
                 bytes += entry.to_string().len();
                 entries.push(entry);
                 if bytes > BATCH_BYTES {
-                    done.extend(self.send(std::mem::take(&mut entries), batch).await?);
+                    done.extend(self.send(std::mem::take(&mut entries), batch, &outlived).await?);
                     bytes = 0;
                 }
             }
             if !entries.is_empty() {
-                done.extend(self.send(entries, batch).await?);
+                done.extend(self.send(entries, batch, &outlived).await?);
             }
             failpoint::reached("hub.sent");
             self.note_published(&done).await?;
@@ -171,10 +173,16 @@ impl<'a> Publication<'a> {
         }
     }
 
-    /// Sends tasks, and returns the numbers of the changes that need not be sent again.
-    async fn send(&mut self, entries: Vec<Value>, batch: &[DirtyTask]) -> Result<Vec<i64>, HubError> {
-        let kept: Vec<String> =
-            self.node.claims.borrow_mut().keys_to_keep().iter().map(Key::to_string).collect();
+    /// Sends tasks, and returns the numbers of the changes that need not be sent again. The `outlived` keys are
+    /// not freed.
+    async fn send(
+        &mut self,
+        entries: Vec<Value>,
+        batch: &[DirtyTask],
+        outlived: &[Key],
+    ) -> Result<Vec<i64>, HubError> {
+        let pending = self.node.claims.borrow_mut().keys_to_keep();
+        let kept: Vec<String> = pending.iter().chain(outlived).map(Key::to_string).collect();
         let arguments = [Value::Array(entries).into(), kept.into()];
         let answer: PublishAnswer = self.registration.call(PUBLISH, arguments).await?;
         for row in &answer.rows {
@@ -207,6 +215,13 @@ impl<'a> Publication<'a> {
             }
         }
     }
+}
+
+/// The keys of ended tasks whose agents may still run. The hub looks at them again later.
+fn outlived(tasks: &[UnpublishedTask]) -> Vec<Key> {
+    let keeps_key = |task: &&Task| task.status.is_terminal() && recovery::keeps_key(task);
+    let keeping = tasks.iter().map(|unpublished| &unpublished.task).filter(keeps_key);
+    keeping.filter_map(|task| task.key.clone()).collect()
 }
 
 /// The changes of tasks that no longer exist.
