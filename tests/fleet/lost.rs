@@ -67,7 +67,9 @@ fn findings(node: &Node) -> Vec<(String, String)> {
 
 #[test]
 fn a_lost_host_loses_its_keys_and_what_it_reports_later_is_late() {
-    let Some(postgres) = fleet("a_lost_host_loses_its_keys_and_what_it_reports_later_is_late") else { return };
+    let Some(postgres) = fleet("a_lost_host_loses_its_keys_and_what_it_reports_later_is_late") else {
+        return;
+    };
     let (mut a, mut b) = two(&postgres);
     let holder = Holder::start(&a, &postgres, "t1");
     a.kill_monitor();
@@ -83,7 +85,10 @@ fn a_lost_host_loses_its_keys_and_what_it_reports_later_is_late() {
 
     let id = a.id(&postgres);
     let lost = b.bookend(&["fleet", "declare-lost", &id, "--yes"]).ended(End::Code(0)).silent();
-    assert!(lost.stdout.contains(" is declared lost: 1 task interrupted (t1), 1 key released (k)"), "{lost:?}");
+    assert!(
+        lost.stdout.contains(" is declared lost: 1 task interrupted (t1), 1 key released (k)"),
+        "{lost:?}"
+    );
     assert_eq!(ending(&postgres, "t1"), "interrupted|host_lost|lease");
     assert_eq!(claims(&postgres), "");
     assert!(b.bookend(&["fleet", "status"]).stdout.contains("lost "), "it is shown as lost");
@@ -108,7 +113,8 @@ fn a_lost_host_loses_its_keys_and_what_it_reports_later_is_late() {
     assert!(findings(&b).contains(&("late_ending".to_owned(), "t1".to_owned())), "{:?}", findings(&b));
     let shown = b.bookend(&["show", "t1"]).stdout;
     assert!(shown.contains("cancelled"), "the late end: {shown}");
-    let moves = "SELECT count(*) FROM bookend.task_transition WHERE task_id = 't1' AND to_status <> 'running'";
+    let moves =
+        "SELECT count(*) FROM bookend.task_transition WHERE task_id = 't1' AND to_status <> 'running'";
     assert_eq!(postgres.psql(moves), "1");
     next.end();
     assert_eq!(state(&postgres, &a), "reachable");
@@ -173,9 +179,13 @@ fn a_lost_epoch_writes_nothing() {
     holder.process.wait().ended(End::Signal(15));
     until_end_is(&a, &postgres, "t3", "success||wait");
     a.published();
-    let written = "SELECT id, epoch FROM bookend.task_history WHERE epoch > 1 OR late IS NOT NULL ORDER BY id";
+    let written =
+        "SELECT id, epoch FROM bookend.task_history WHERE epoch > 1 OR late IS NOT NULL ORDER BY id";
     assert_eq!(postgres.psql(written), "t1|2\nt3|2");
-    assert_eq!((ending(&postgres, "t1").as_str(), claims(&postgres).as_str()), ("interrupted|host_lost|lease", "k|t2"));
+    assert_eq!(
+        (ending(&postgres, "t1").as_str(), claims(&postgres).as_str()),
+        ("interrupted|host_lost|lease", "k|t2")
+    );
     next.end();
 }
 
@@ -226,7 +236,8 @@ fn a_machine_that_rebooted_settles_its_own_tasks() {
 fn a_node_that_was_stopped_with_nothing_running_is_never_unreachable() {
     let test = "a_node_that_was_stopped_with_nothing_running_is_never_unreachable";
     let Some(postgres) = fleet(test) else { return };
-    let (mut a, mut c, b) = (Node::start(&postgres, "a"), Node::start(&postgres, "c"), Node::start(&postgres, "b"));
+    let (mut a, mut c, b) =
+        (Node::start(&postgres, "a"), Node::start(&postgres, "c"), Node::start(&postgres, "b"));
     let holder = Holder::start(&c, &postgres, "t1");
     // Both stop at once, and one has a task that runs.
     a.monitor.take().expect("a monitor").stop();

@@ -36,7 +36,7 @@ impl Running {
         self.process.wait().ended(End::Code(code));
     }
 
-    fn is_cancelled(self, node: &Node) {
+    fn cancelled(self, node: &Node) {
         self.process.wait().ended(End::Signal(15));
         assert_eq!(node.world.row().text("status"), "cancelled");
     }
@@ -78,7 +78,7 @@ fn a_task_of_another_host_is_cancelled_by_its_monitor() {
     for part in ["task t1: ordered host ", " to cancel it\n", "task t1 on host ", ": cancelled"] {
         assert!(cancelled.stdout.contains(part), "{part:?} in {}", cancelled.stdout);
     }
-    running.is_cancelled(&a);
+    running.cancelled(&a);
     assert_eq!(results(&postgres), "t1|asked");
     let again = b.bookend(&["cancel", "t1"]).ended(End::Code(1));
     assert!(again.stderr.contains("task t1 is not running: it ended as cancelled"), "{}", again.stderr);
@@ -99,7 +99,8 @@ fn a_host_that_may_not_cancel_tasks_of_others_learns_who_can_allow_it() {
     let (a, b) = (Node::start(&postgres, "a"), Node::start(&postgres, "b"));
     let running = Running::start(&a, &postgres, "t1");
     let refused = b.bookend(&["cancel", "t1"]).ended(End::Code(1));
-    for part in ["permission denied", "the role that created the fleet", "GRANT bookend_operator TO \"bookend_b\""]
+    for part in
+        ["permission denied", "the role that created the fleet", "GRANT bookend_operator TO \"bookend_b\""]
     {
         assert!(refused.stderr.contains(part), "{part:?} in {}", refused.stderr);
     }
@@ -109,7 +110,7 @@ fn a_host_that_may_not_cancel_tasks_of_others_learns_who_can_allow_it() {
     // The own host needs no database.
     postgres.stop();
     a.bookend(&["cancel", "t1"]).ended(End::Code(0)).silent();
-    running.is_cancelled(&a);
+    running.cancelled(&a);
     let away = b.bookend(&["cancel", "t1"]).ended(End::Code(1));
     assert!(away.stderr.contains("and the fleet cannot be asked: "), "{}", away.stderr);
 }
@@ -127,14 +128,16 @@ fn an_order_for_an_unreachable_host_stands_until_it_is_back() {
     }
     assert_eq!(postgres.psql("SELECT task_id, done_at FROM bookend.cancel_order"), "t1|");
     a.start_monitor(&[]);
-    running.is_cancelled(&a);
+    running.cancelled(&a);
     eventually(b.world.deadline(), "the result", || results(&postgres) == "t1|asked");
 }
 
 #[test]
 #[cfg(feature = "failpoints")]
 fn an_order_survives_a_monitor_that_is_killed_before_it_answers() {
-    let Some(postgres) = fleet("an_order_survives_a_monitor_that_is_killed_before_it_answers") else { return };
+    let Some(postgres) = fleet("an_order_survives_a_monitor_that_is_killed_before_it_answers") else {
+        return;
+    };
     let (mut a, b) = two(&postgres);
     let running = Running::start(&a, &postgres, "t1");
     a.kill_monitor();
@@ -143,11 +146,12 @@ fn an_order_survives_a_monitor_that_is_killed_before_it_answers() {
     let cancelled = b.bookend(&["cancel", "t1", "--wait", "0"]).ended(End::Code(1));
     assert!(cancelled.stdout.contains(": still running after "), "{}", cancelled.stdout);
     eventually(a.world.deadline(), "the end of the monitor", || a.monitor().has_exited());
-    running.is_cancelled(&a);
+    running.cancelled(&a);
     assert_eq!(results(&postgres), "");
     a.start_monitor(&[]);
     eventually(b.world.deadline(), "a result", || !results(&postgres).is_empty());
-    let ended = "SELECT count(*) FROM bookend.task_transition WHERE task_id = 't1' AND from_status = 'running'";
+    let ended =
+        "SELECT count(*) FROM bookend.task_transition WHERE task_id = 't1' AND from_status = 'running'";
     a.published();
     assert_eq!(postgres.psql(ended), "1");
 }
@@ -189,7 +193,11 @@ fn wait_waits_for_a_task_of_another_host() {
     let (mut a, b) = (Node::start(&postgres, "a"), Node::start(&postgres, "b"));
     let running = Running::of(&a, &postgres, "t1", &["--key", "k"]);
     let late = b.bookend(&["wait", "t1", "--timeout", "0"]).ended(End::Code(124)).silent();
-    assert!(late.stdout.contains("task t1 on host ") && late.stdout.contains("still running"), "{}", late.stdout);
+    assert!(
+        late.stdout.contains("task t1 on host ") && late.stdout.contains("still running"),
+        "{}",
+        late.stdout
+    );
     let waits = [&["wait", "t1"][..], &["wait", "--key", "k"], &["wait", "t"]];
     let waits = waits.map(|words| command(&b, words).start());
     a.kill_monitor();
@@ -241,10 +249,10 @@ fn ids_are_those_of_this_host_first_and_prefixes_those_of_all() {
         }
     }
     b.bookend(&["cancel", "task-1"]).ended(End::Code(0));
-    others.is_cancelled(&a);
+    others.cancelled(&a);
     postgres.stop();
     b.bookend(&["cancel", "task-2"]).ended(End::Code(0)).silent();
-    own.is_cancelled(&b);
+    own.cancelled(&b);
 }
 
 #[test]
@@ -303,7 +311,7 @@ fn orders_waits_and_watched_lists_work_behind_pgbouncer() {
     let running = Running::start(&a, &postgres, "t1");
     let wait = command(&b, &["wait", "t1"]).start();
     b.bookend(&["cancel", "t1"]).ended(End::Code(0)).silent();
-    running.is_cancelled(&a);
+    running.cancelled(&a);
     let ended = wait.wait().ended(End::Code(1)).silent();
     assert!(ended.stdout.contains(": cancelled"), "{ended:?}");
     watched_list_follows(&postgres, &a, &b);
