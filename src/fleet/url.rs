@@ -46,7 +46,7 @@ pub(super) enum Encryption {
 pub enum UrlError {
     #[error("the URL of the database does not begin with postgres:// or postgresql://")]
     Scheme,
-    #[error("the URL of the database holds a password, which every process on this machine can read")]
+    #[error("the URL of the database holds a password, which others can read, or an @ after the host")]
     Password,
     #[error("the URL of the database names no database")]
     NoDatabase,
@@ -79,7 +79,8 @@ impl DatabaseUrl {
             Some((user, hosts)) => (Some(user), hosts),
             None => (None, authority),
         };
-        if user.is_some_and(|user| user.contains(':')) {
+        // A password with a `/` or a `?` would end the part before the `@`.
+        if user.is_some_and(|user| user.contains(':')) || database.contains('@') || query.contains('@') {
             return Err(UrlError::Password);
         }
         let mut address = DatabaseAddress {
@@ -178,7 +179,7 @@ impl UrlError {
             | UrlError::Host => "write it like postgres://bookend_HOST@db.example.org/bookend",
             UrlError::Password => {
                 "write the password to ~/.pgpass, in a line like \
-                 db.example.org:5432:bookend:bookend_HOST:PASSWORD"
+                 db.example.org:5432:bookend:bookend_HOST:PASSWORD; write an @ in a name as %40"
             }
             UrlError::Escape => "write % as %25",
             UrlError::Option(_) => "possible are host, port, dbname, user, service, sslmode and sslrootcert",
@@ -258,6 +259,8 @@ mod tests {
             "postgres://a@db/x?password=secret",
             "postgres://a:se%63ret@db/x?user=b",
             "postgres://db/x?sslpassword=secret",
+            "postgres://a:1/secret@db/x",
+            "postgres://a:1?secret@db/x",
         ];
         for url in written {
             let error = DatabaseUrl::parse(url).expect_err("a refusal");

@@ -1,4 +1,4 @@
-//! Sockets that others have opened: one of another crate that does not expose it, and one that systemd passes.
+//! Sockets that others have opened: one that another crate does not expose, and one that systemd passes.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -36,8 +36,8 @@ pub fn set_nonblocking(number: RawFd) -> io::Result<()> {
 }
 
 /// The socket with which systemd has started this process, by the variables LISTEN_PID and LISTEN_FDS:
-/// sd_listen_fds(3). `None`: it has passed none that listens for processes of this machine. Call it before this
-/// process opens a descriptor itself.
+/// sd_listen_fds(3). `None`: it has passed none that listens for processes of this machine. Call it before
+/// this process opens a descriptor itself.
 pub fn passed_listener(pid: Option<&str>, count: Option<&str>) -> Option<UnixListener> {
     let is_for_us = pid?.parse() == Ok(std::process::id()) && count?.parse::<u32>().is_ok_and(|n| n > 0);
     if !is_for_us {

@@ -330,7 +330,7 @@ fn a_run_waits_at_a_socket_of_systemd_until_the_monitor_has_started() {
     assert!(std::path::Path::new(&socket).exists(), "the socket is systemd's");
 }
 
-/// What an agent of the oracle does: it notes when it comes and when it goes, by the same clock on both hosts.
+/// What an agent does: it notes when it comes and when it goes, by the same clock on both hosts.
 const NOTE: &str = "import sys, time
 came = time.monotonic_ns()
 time.sleep(0.02)

@@ -33,7 +33,7 @@ pub const ATTEMPT: &str = "BOOKEND_DELIVERY_ATTEMPT";
 
 /// The variables that set options of bookend. Agents and hooks do not inherit them, or a nested run would use
 /// the outer run's key.
-pub const OPTION_VARIABLES: [&str; 36] = [
+pub const OPTION_VARIABLES: [&str; 37] = [
     "BOOKEND_KEY",
     "BOOKEND_REPO",
     "BOOKEND_ISSUE",
@@ -44,6 +44,7 @@ pub const OPTION_VARIABLES: [&str; 36] = [
     "BOOKEND_PROVIDER",
     "BOOKEND_CWD",
     "BOOKEND_PREPARE",
+    "BOOKEND_FLEET_TIMEOUT",
     "BOOKEND_FORGE",
     "BOOKEND_REQUIRE_SKILL",
     "BOOKEND_TIMEOUT",

@@ -138,7 +138,7 @@ impl<'a> Publication<'a> {
     async fn publish(&mut self, dirty: &[DirtyTask]) -> Result<(), HubError> {
         for batch in dirty.chunks(BATCH) {
             let tasks = self.node.ledger.borrow().publication(batch)?;
-            let mut done: Vec<i64> = gone(batch, &tasks);
+            self.note_published(&gone(batch, &tasks)).await?;
             let outlived = outlived(&tasks);
             let with_commands = self.registration.settings.publish_argv;
             let (mut entries, mut bytes) = (Vec::new(), 0);
@@ -147,23 +147,20 @@ impl<'a> Publication<'a> {
                 bytes += entry.to_string().len();
                 entries.push(entry);
                 if bytes > BATCH_BYTES {
-                    done.extend(self.send(std::mem::take(&mut entries), batch, &outlived).await?);
+                    self.send(std::mem::take(&mut entries), batch, &outlived).await?;
                     bytes = 0;
                 }
             }
             if !entries.is_empty() {
-                done.extend(self.send(entries, batch, &outlived).await?);
+                self.send(entries, batch, &outlived).await?;
             }
-            failpoint::reached("hub.sent");
-            self.note_published(&done).await?;
-            self.node.claims.borrow_mut().published();
-            self.node.claims_changed.notify_one();
         }
         Ok(())
     }
 
+    /// Notes that these changes need not be sent again.
     async fn note_published(&self, revs: &[i64]) -> Result<(), HubError> {
-        loop {
+        while !revs.is_empty() {
             let noted = self.node.ledger.borrow_mut().published(revs);
             match noted {
                 Err(e @ LedgerError::Busy { .. }) => debug!("{}", chain(&e)),
@@ -171,16 +168,16 @@ impl<'a> Publication<'a> {
             }
             sleep(LOCKED).await;
         }
+        Ok(())
     }
 
-    /// Sends tasks, and returns the numbers of the changes that need not be sent again. The `outlived` keys are
-    /// not freed.
+    /// Sends tasks, in one call. The `outlived` keys are not freed.
     async fn send(
         &mut self,
         entries: Vec<Value>,
         batch: &[DirtyTask],
         outlived: &[Key],
-    ) -> Result<Vec<i64>, HubError> {
+    ) -> Result<(), HubError> {
         let pending = self.node.claims.borrow_mut().keys_to_keep();
         let kept: Vec<String> = pending.iter().chain(outlived).map(Key::to_string).collect();
         let arguments = [Value::Array(entries).into(), kept.into()];
@@ -190,7 +187,12 @@ impl<'a> Publication<'a> {
                 self.note(task, row);
             }
         }
-        Ok(answer.rows.iter().map(|row| row.rev).collect())
+        failpoint::reached("hub.sent");
+        let revs: Vec<i64> = answer.rows.iter().map(|row| row.rev).collect();
+        self.note_published(&revs).await?;
+        self.node.claims.borrow_mut().published();
+        self.node.claims_changed.notify_one();
+        Ok(())
     }
 
     fn note(&mut self, task: &DirtyTask, row: &PublishedRow) {
