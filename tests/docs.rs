@@ -15,6 +15,9 @@ use elsewhere::{ELSEWHERE, Elsewhere};
 /// The languages of blocks that contain no commands.
 const DATA: [&str; 10] = ["", "text", "json", "jsonc", "ini", "toml", "sql", "rust", "mermaid", "diff"];
 
+/// Its commands are those of several machines, so its prompts name them.
+const SEVERAL_MACHINES: &str = "contrib/doc/fleet.md";
+
 fn all_blocks(language: &str) -> Vec<DocumentBlock> {
     let of = |name: &String| blocks(name);
     documents().iter().flat_map(of).filter(|b| b.language == language).collect()
@@ -77,7 +80,7 @@ fn every_sh_block_runs() {
 #[test]
 fn every_console_block_shows_the_real_output() {
     let mut wrong = String::new();
-    for name in documents() {
+    for name in documents().into_iter().filter(|name| name != SEVERAL_MACHINES) {
         let blocks: Vec<_> = blocks(&name).into_iter().filter(|b| b.language == "console").collect();
         let steps = transcript::steps(&blocks);
         let outputs = transcript::outputs(&world(), &steps);
@@ -89,6 +92,20 @@ fn every_console_block_shows_the_real_output() {
         }
     }
     assert!(wrong.is_empty(), "the documents show something else than this:\n{wrong}");
+}
+
+/// Three machines and a PostgreSQL run the transcript of the fleet, in the tests on a booted systemd.
+#[test]
+fn every_console_block_of_the_fleet_names_its_machines_and_is_run_on_them() {
+    let console = blocks(SEVERAL_MACHINES).into_iter().filter(|b| b.language == "console");
+    let texts: Vec<_> = console.map(|b| (b.place(), b.text)).collect();
+    assert!(texts.len() > 8, "{texts:?}");
+    for (place, text) in texts {
+        let first = text.split("# ").next().unwrap_or_default();
+        assert!(["db", "alpha", "beta"].contains(&first), "{place}: no prompt of a machine in {text}");
+    }
+    let test = document("tests/systemd/fleet_document.rs");
+    assert!(test.contains("steps(&blocks(PAGE))") && test.contains(SEVERAL_MACHINES), "it is not run");
 }
 
 #[test]

@@ -147,6 +147,29 @@ fn every_journal_field_and_message_id_is_listed() {
     assert!(ids.len() > 5 && listed == ids, "{listed:?} and {ids:?}");
 }
 
+/// The functions of the schema that a role may execute, by the group that may.
+#[test]
+fn every_function_of_the_fleet_is_listed_with_its_role() {
+    let schema = read("src/fleet/schema/001.sql");
+    let grants =
+        schema.split("GRANT EXECUTE ON FUNCTION ").skip(1).map(|g| g.split(';').next().expect("one"));
+    let mut exist: BTreeMap<String, Names> = BTreeMap::new();
+    for (functions, roles) in grants.map(|grant| grant.split_once(" TO ").expect("roles")) {
+        let names = functions.split(',').map(|name| name.trim().trim_start_matches("bookend.").to_owned());
+        let role = if roles.contains(',') { "all" } else { roles.trim() };
+        exist.entry(role.to_owned()).or_default().extend(names);
+    }
+    let functions = rows("## Fleet").into_iter().skip_while(|row| row[0] != "function").skip(1);
+    let listed = functions.map(|row| {
+        let role = row[1].split(':').next().expect("a role").trim_matches('`').to_owned();
+        (role, row[0].split(", ").map(|name| name.trim_matches('`').to_owned()).collect())
+    });
+    assert_eq!(listed.collect::<BTreeMap<String, Names>>(), exist);
+    for code in ["BK001", "BK002", "BK003", "BK004"] {
+        assert!(section("## Fleet").contains(code) && sources().contains(code), "{code}");
+    }
+}
+
 #[test]
 fn every_audit_code_is_listed_with_its_severity() {
     let world = World::new();

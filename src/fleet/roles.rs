@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::connection::FleetConnection;
 use super::error::FleetError;
 use super::password::escaped;
-use super::url::DatabaseUrl;
+use super::url::{DEFAULT_PORT, DatabaseUrl};
 
 /// The role of a host.
 pub struct HostRole {
@@ -48,12 +48,18 @@ impl FleetConnection {
 }
 
 impl DatabaseUrl {
-    /// The same database as another role.
+    /// The same database as another role, for another machine. `HOST` stands for the name of a server that
+    /// this one reaches by a Unix socket.
     pub fn with_role(&self, role: &str) -> String {
         let text = self.to_string();
         let (scheme, rest) = text.split_once("://").unwrap_or(("postgres", &text));
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
+        if let Some(socket) = self.address.hosts.iter().find(|host| host.is_socket()) {
+            let database = rest.split_once('/').map_or("", |(_, database)| database);
+            let port = if socket.port == DEFAULT_PORT { String::new() } else { format!(":{}", socket.port) };
+            return format!("{scheme}://{role}@HOST{port}/{database}");
+        }
         let options: Vec<_> = query.split('&').filter(|o| !o.is_empty() && !o.starts_with("user=")).collect();
         let query = if options.is_empty() { String::new() } else { format!("?{}", options.join("&")) };
         format!("{scheme}://{role}@{rest}{query}")
@@ -72,7 +78,10 @@ mod tests {
             of("postgres://db/x?user=admin&sslmode=require"),
             "postgres://bookend_a@db/x?sslmode=require"
         );
-        assert_eq!(of("postgresql://admin@/x?host=/run/p"), "postgresql://bookend_a@/x?host=/run/p");
+        for socket in ["postgresql://admin@/x?host=/run/p", "postgresql://%2Frun%2Fp/x"] {
+            assert_eq!(of(socket), "postgresql://bookend_a@HOST/x", "{socket}");
+        }
+        assert_eq!(of("postgres:///x?host=/run/p&port=5433"), "postgres://bookend_a@HOST:5433/x");
     }
 
     #[test]

@@ -69,7 +69,7 @@ fn a_password_comes_from_a_private_file_and_not_from_pgpassword() {
     let url = postgres.tls_url("host_a");
     with_file(&world, &postgres, &url).ended(End::Code(0)).silent();
 
-    let output = status(&world, &url).env("PGPASSWORD", "the password of host_a").run();
+    let output = status(&world, &url).env("PGPASSWORD", postgres.password("host_a")).run();
     refused(output, &["the server asks for a password", "bookend ignores PGPASSWORD"]);
 
     let own = world.path("home/.pgpass");
@@ -103,7 +103,10 @@ fn a_service_names_the_database_and_its_file_is_checked() {
     };
     service("").ended(End::Code(0)).silent();
     refused(service("sslmode=prefer\n"), &["line 6", "sslmode=prefer is not possible"]);
-    refused(service("password=the password of host_a\n"), &["other users may read", "chmod 0600"]);
+    refused(
+        service(&format!("password={}\n", postgres.password("host_a"))),
+        &["other users may read", "chmod 0600"],
+    );
     let other = with_file(&world, &postgres, "postgres://host_a@/?service=other");
     refused(other, &["no service other in", ".pg_service.conf"]);
 }

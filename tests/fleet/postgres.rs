@@ -37,6 +37,12 @@ const CONFIGURATION: &str = "
     log_line_prefix = '%m [%p] %u '
 ";
 
+/// The password of each role that a test creates. Its verifier is of one round of PBKDF2: the usual 4096 take
+/// long without optimization.
+const PASSWORD: &str = "the password of a test";
+const VERIFIER: &str = "SCRAM-SHA-256$1:c2FsdCBvZiB0aGUgdGVzdA==$\
+    Xw3ZKFoMZY30/WHvhI/p70tbmsMyifXxIWMP1fsp0Co=:OdK8FM4dUvJiE7GOwM5KcTNenXd110Fo7LiomSjZDok=";
+
 /// Only the superuser needs no password.
 const ACCESS: &str = "
     local all postgres trust
@@ -219,11 +225,10 @@ impl Postgres {
 
     /// Creates a role that may log in, with the rights of these roles, and writes its password to the file.
     pub fn role(&self, name: &str, groups: &[&str]) {
-        let password = format!("the password of {name}");
-        let mut sql = format!("CREATE ROLE {name} LOGIN PASSWORD '{password}';");
+        let mut sql = format!("CREATE ROLE {name} LOGIN PASSWORD '{VERIFIER}';");
         groups.iter().for_each(|group| sql.push_str(&format!("GRANT {group} TO {name};")));
         self.psql(&sql);
-        self.add_password(name, &password);
+        self.add_password(name, PASSWORD);
     }
 
     /// Appends a line to the password file, for a role on any server and port.

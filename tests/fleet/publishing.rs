@@ -322,6 +322,30 @@ fn a_node_that_was_declared_lost_ends_its_keyed_runs_and_publishes_their_ends_as
 }
 
 #[test]
+#[ignore = "measures: run it alone on an idle machine"]
+fn fifty_runs_a_second_are_published_within_a_second() {
+    let Some(postgres) = fleet("fifty_runs_a_second_are_published_within_a_second") else { return };
+    let node = Node::start(&postgres, "a");
+    let began = std::time::Instant::now();
+    let started: Vec<_> = (0..300)
+        .map(|n| {
+            let due = began + std::time::Duration::from_millis(20) * n;
+            std::thread::sleep(due.saturating_duration_since(std::time::Instant::now()));
+            node.world.run(["true"]).start()
+        })
+        .collect();
+    let rate = 300.0 / began.elapsed().as_secs_f64();
+    started.into_iter().for_each(|run| drop(run.wait().ended(End::Code(0))));
+    node.published();
+    let sql = "SELECT percentile_disc(ARRAY[0.5, 0.99, 1]) WITHIN GROUP (ORDER BY
+        extract(epoch FROM published_at - finished_at) * 1000) FROM bookend.task_history";
+    let delays = postgres.psql(sql);
+    println!("{rate:.1} runs a second; from the end to PostgreSQL, ms (p50, p99, max): {delays}");
+    let p99: f64 = delays.trim_matches(['{', '}']).split(',').nth(1).expect("p99").parse().expect("a number");
+    assert!(p99 < 1000.0, "{delays}");
+}
+
+#[test]
 fn a_row_that_postgresql_does_not_accept_holds_up_no_other() {
     let Some(postgres) = fleet("a_row_that_postgresql_does_not_accept_holds_up_no_other") else { return };
     let mut node = Node::join(&postgres, "a");

@@ -147,20 +147,33 @@ impl Machine {
 
     /// Kills everything in the machine at once, as a power cut does, and boots it with a new boot id.
     pub fn power_cut_and_boot(&self) {
+        self.power_cut();
+        self.boot();
+    }
+
+    /// Kills everything in the machine at once. Its files stay.
+    pub fn power_cut(&self) {
         self.systemd_box(&["crash", "box"]);
+    }
+
+    pub fn boot(&self) {
         self.systemd_box(&["boot", "box"]);
     }
 
     /// Shuts the machine down in order, and boots it with a new boot id.
     pub fn shut_down_and_boot(&self) {
         self.systemd_box(&["halt", "box"]);
-        self.systemd_box(&["boot", "box"]);
+        self.boot();
     }
 
     /// The path of a file of the machine as seen from the host.
     pub fn file(&self, path: &str) -> PathBuf {
-        let pid = self.systemd_box(&["pid", "box"]);
-        PathBuf::from(format!("/proc/{}/root{path}", pid.trim()))
+        PathBuf::from(format!("/proc/{}/root{path}", self.pid()))
+    }
+
+    /// The pid of its PID 1 on the host.
+    pub fn pid(&self) -> String {
+        self.systemd_box(&["pid", "box"]).trim().to_owned()
     }
 
     pub fn write(&self, path: &str, text: &str) {

@@ -11,9 +11,13 @@ mod harness;
 mod cgroups;
 mod claude;
 mod documents;
+mod fleet_document;
 mod journal;
 mod just;
 mod machine;
 mod monitor;
 mod setup;
+#[path = "../docs/transcript.rs"]
+#[allow(dead_code, reason = "shared with the other test binary, which uses more of it")]
+mod transcript;
 mod units;

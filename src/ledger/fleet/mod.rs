@@ -3,7 +3,7 @@
 //! Triggers note each change of a task in `fleet_dirty`. Table and triggers exist only in a fleet, so that
 //! nothing changes without one.
 
-#![allow(dead_code, reason = "used by the command, which is being added")]
+#![cfg_attr(not(feature = "fleet"), allow(dead_code, unused_imports, reason = "only the hub publishes"))]
 
 mod keys;
 mod outbox;
@@ -43,12 +43,6 @@ impl Ledger {
     /// The fleet that the ledger is in, as its setting says. It is read when the ledger is opened.
     pub fn fleet(&self) -> Option<&str> {
         self.fleet.as_deref()
-    }
-
-    /// Whether another file description holds this byte: a run that holds its live lock has it.
-    pub fn is_slot_held(&self, slot: i64) -> Result<bool> {
-        let Some(live) = self.live.file()? else { return Ok(false) };
-        live.is_held(slot).map_err(|e| LedgerError::io("querying a live lock in", &self.live.path, e))
     }
 
     /// Device and inode of the ledger's file: a copy has others.

@@ -44,7 +44,6 @@ pub struct HubNode {
 }
 
 /// The state of the connection to the fleet's database.
-#[allow(dead_code, reason = "read by the claims, which are being added")]
 #[derive(Clone)]
 pub enum HubLink {
     /// The first attempt to register has not ended.

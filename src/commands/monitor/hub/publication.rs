@@ -36,7 +36,7 @@ const LOOK_AGAIN: [Duration; 2] = [Duration::from_millis(200), Duration::from_se
 /// The time between two publications of a task that goes on running: its progress changes each second.
 const PROGRESS: Duration = Duration::from_secs(10);
 /// When a ledger that was locked is tried again.
-const LOCKED: Duration = Duration::from_secs(1);
+const LOCKED: Duration = Duration::from_millis(50);
 
 /// The publication of one registration.
 pub struct Publication<'a> {

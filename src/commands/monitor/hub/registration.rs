@@ -123,12 +123,6 @@ impl Registration {
         self.call::<serde_json::Value>(STOPPED, []).await.map(drop)
     }
 
-    /// The connection, the node and its epoch, for calls that [`Registration::call`] does not fit.
-    #[allow(dead_code, reason = "used by the claims, which are being added")]
-    pub fn parts(&self) -> (&FleetConnection, Uuid, i64) {
-        (&self.connection, self.node, self.epoch)
-    }
-
     /// The epoch for which this node is registered.
     pub fn epoch(&self) -> i64 {
         self.epoch
