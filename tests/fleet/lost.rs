@@ -99,7 +99,7 @@ fn a_lost_host_loses_its_keys_and_what_it_reports_later_is_late() {
     b.world.renew_deadline();
     let next = Holder::start(&b, &postgres, "t2");
 
-    // It was alive. When it is back, it ends its run under the key; the end is late, and the other run goes on.
+    // It was alive. Back again, it ends its run under the key; the end is late, and the other run goes on.
     a.world.renew_deadline();
     a.start_monitor(&[]);
     a.monitor().service.until("publishing to");
@@ -216,7 +216,8 @@ fn a_machine_that_rebooted_settles_its_own_tasks() {
     let id = a.id(&postgres);
     // A task that the ledger has lost, and the boot before this one.
     postgres.psql(&format!(
-        "INSERT INTO bookend.task_history (id, key, status, started_at, boot_id, node, epoch, rev, published_at)
+        "INSERT INTO bookend.task_history
+             (id, key, status, started_at, boot_id, node, epoch, rev, published_at)
          VALUES ('t0', 'k0', 'running', now(), 'before', '{id}', 1, 0, now());
          INSERT INTO bookend.claim (key, task_id, node, epoch) VALUES ('k0', 't0', '{id}', 1);
          UPDATE bookend.node SET boot_id = 'before' WHERE id = '{id}'"

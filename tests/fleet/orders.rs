@@ -166,7 +166,8 @@ fn an_order_touches_only_a_running_task_of_the_ledger() {
     // Also the beginning of an id is none.
     for task in ["none", "t", "t2"] {
         postgres.psql(&format!(
-            "INSERT INTO bookend.cancel_order (task_id, node, by_role) SELECT '{task}', id, 'x' FROM bookend.node;
+            "INSERT INTO bookend.cancel_order (task_id, node, by_role)
+                 SELECT '{task}', id, 'x' FROM bookend.node;
              SELECT pg_notify('bookend_node', id::text) FROM bookend.node"
         ));
     }

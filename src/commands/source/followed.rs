@@ -27,8 +27,8 @@ impl TaskSource {
         }
     }
 
-    /// For a command about these tasks, or about the task of this key: the ledger alone if it has them, so that
-    /// the database is asked only for tasks of other hosts.
+    /// For a command about these tasks, or about the task of this key: the ledger alone if it has them, so
+    /// that the database is asked only for tasks of other hosts.
     ///
     /// # Errors
     /// As for [`TaskSource::open`].
@@ -78,7 +78,8 @@ impl TaskSource {
         self.ask(|reader| reader.task(id)).ok().flatten().flatten()
     }
 
-    /// Orders that the host of a task cancels it. Unlike other questions, this one fails if it is not answered.
+    /// Orders that the host of a task cancels it. Unlike other questions, this one fails if it is not
+    /// answered.
     ///
     /// # Errors
     /// When this user may not order it, or the database does not answer.

@@ -1,12 +1,11 @@
 //! Carries out cancel orders: asks the supervisor of a task of this ledger to end it.
 
-use serde::Deserialize;
 use serde_json::Value;
 use tracing::{debug, info};
 
 use super::error::HubError;
 use super::node::HubNode;
-use super::registration::Registration;
+use super::registration::{CancelOrder, Registration};
 use crate::error::chain;
 use crate::failpoint;
 use crate::ledger::{Ledger, LedgerError, LiveEvidence, TaskLookup};
@@ -16,15 +15,8 @@ use crate::task::{Status, TaskId};
 
 const DONE: &str = "SELECT bookend.order_done($1, $2, $3, $4)";
 
-/// An order for a task of this ledger. Nothing of it is used but its number and the task's id.
-#[derive(Debug, Clone, Deserialize)]
-pub struct CancelOrder {
-    id: i64,
-    task: TaskId,
-}
-
-/// Carries out the open orders of this node. One that is repeated, since the answer was lost, is only answered
-/// again.
+/// Carries out the open orders of this node. One that is repeated, since the answer was lost, is only
+/// answered again.
 pub async fn carry_out(
     node: &HubNode,
     registration: &Registration,

@@ -8,10 +8,9 @@ use uuid::Uuid;
 
 use super::error::HubError;
 use super::facts::NodeFacts;
-use super::orders::CancelOrder;
 use crate::failpoint;
 use crate::fleet::{CallArgument, ConnectOptions, DatabaseUrl, FleetConnection};
-use crate::task::Key;
+use crate::task::{Key, TaskId};
 
 const VERSION: &str = "SELECT bookend.version()";
 const REGISTER: &str = "SELECT bookend.register($1, $2, $3, $4)";
@@ -47,6 +46,13 @@ enum RegisterAnswer {
     Ok { epoch: i64, was_lost: bool },
     Watch { seq: i64, wait_ms: u64 },
     Refused { text: String },
+}
+
+/// An order to cancel a task of this ledger.
+#[derive(Debug, Deserialize)]
+pub struct CancelOrder {
+    pub id: i64,
+    pub task: TaskId,
 }
 
 #[derive(Debug, Deserialize)]
