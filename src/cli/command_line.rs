@@ -128,8 +128,8 @@ pub(super) enum Command {
     /// supervisor was killed: its row stays `running` until `bookend recover` settles it. Hooks may still run
     /// when a task has ended.
     ///
-    /// In a fleet, an id or a key may be that of a task on another host. If that host does not answer, bookend
-    /// waits until it is back or is declared lost.
+    /// In a fleet, an id or a key may be that of a task on another host. If that host does not answer,
+    /// bookend waits until it is back or is declared lost.
     Wait(WaitArgs),
     /// Cancel running tasks and wait until they have ended
     ///

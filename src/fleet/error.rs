@@ -98,8 +98,8 @@ impl FleetError {
         let error = Error::from(self);
         match is_denied {
             true => error.hint(format!(
-                "name the database with --ledger postgres://OPERATOR@…, or let the role that created the fleet allow it \
-                 to this one: GRANT bookend_operator TO \"{user}\""
+                "name the database with --ledger postgres://OPERATOR@…, or let the role that created the \
+                 fleet allow it to this one: GRANT bookend_operator TO \"{user}\""
             )),
             false => error,
         }

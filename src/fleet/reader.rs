@@ -35,8 +35,7 @@ impl FleetReader {
         FleetReader::connect_with(url, ConnectOptions::default())
     }
 
-    /// As [`FleetReader::connect`], for a command that asks again later: no answer is waited for longer than a
-    /// few seconds.
+    /// As [`FleetReader::connect`], for a command that asks again later: each answer may take a few seconds.
     pub fn connect_to_follow(url: &str) -> Result<FleetReader, Error> {
         let call_timeout = Duration::from_secs(5);
         FleetReader::connect_with(url, ConnectOptions { call_timeout, ..ConnectOptions::default() })

@@ -1,5 +1,5 @@
-//! What the database reports by NOTIFY: a second connection, so that orders and free keys need not wait for
-//! the next renewal of the lease. Nothing depends on it: behind pgbouncer in transaction mode, nothing arrives.
+//! What the database reports by NOTIFY, on a second connection: orders and free keys need not wait for the
+//! next renewal of the lease. Nothing depends on it: behind a pooler by transactions, nothing arrives.
 
 use std::convert::Infallible;
 use std::time::Duration;
