@@ -53,6 +53,12 @@ monitor supervisors='1000':
     BOOKEND_MONITOR={{supervisors}} BOOKEND_MONITOR_OF=$PWD/target/release/bookend \
         cargo test --test main monitor:: -- --test-threads 1
 
+# Let each part of a fleet fail in each way while two hosts run tasks; needs root and PostgreSQL.
+fleet-faults which='all':
+    cargo build --features failpoints --examples
+    BOOKEND_TEST_ALL=1 BOOKEND_FLEET_FAULTS={{quote(which)}} \
+        cargo test --features failpoints --test fleet faults::
+
 # Test under AddressSanitizer: bookend and its children, but not SQLite's own code.
 sanitize:
     #!/usr/bin/env bash

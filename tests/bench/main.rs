@@ -5,6 +5,8 @@
 mod agent;
 mod capture;
 mod figure;
+#[cfg(feature = "fleet")]
+mod fleet;
 mod history;
 mod instructions;
 mod machine_info;
@@ -22,6 +24,14 @@ mod harness;
 #[path = "../systemd/machine.rs"]
 #[allow(dead_code, reason = "shared with the tests under systemd, which use more of it")]
 mod machine;
+#[cfg(feature = "fleet")]
+#[path = "../fleet/postgres.rs"]
+#[allow(dead_code, reason = "shared with the tests of the fleet, which use more of it")]
+mod postgres;
+#[cfg(feature = "fleet")]
+#[path = "../fleet/sql_session.rs"]
+#[allow(dead_code, reason = "shared with the tests of the fleet, which use more of it")]
+mod sql_session;
 
 use std::cell::OnceCell;
 use std::fs;
@@ -98,6 +108,9 @@ enum Section {
     Recover,
     /// `monitor` beside many supervisors that are killed
     Monitor,
+    /// Keys, rows and lists of a fleet
+    #[cfg(feature = "fleet")]
+    Fleet,
 }
 
 impl Section {
@@ -113,6 +126,8 @@ impl Section {
             Section::Queries => queries::measure(bench),
             Section::Recover => recover::measure(bench),
             Section::Monitor => monitor::measure(bench),
+            #[cfg(feature = "fleet")]
+            Section::Fleet => fleet::measure(bench),
         }
     }
 }

@@ -154,7 +154,9 @@ pub enum Cut {
 
 /// A host. Dropping it is as pulling its plug; its disk stays until the world ends.
 pub struct Host<'w> {
+    /// The name of its disk.
     pub name: String,
+    hostname: String,
     world: &'w World,
     network: &'w Network,
     running: Option<Running>,
@@ -170,7 +172,7 @@ struct Running {
 impl<'w> Host<'w> {
     /// A host with an empty disk, started.
     pub fn new(world: &'w World, network: &'w Network, name: &str) -> Host<'w> {
-        let host = Host { name: name.to_owned(), world, network, running: None };
+        let host = Host { name: name.to_owned(), hostname: name.to_owned(), world, network, running: None };
         for directory in ["home", "state", "tmp"] {
             fs::create_dir_all(host.disk().join(directory)).expect("a directory of the host");
         }
@@ -184,10 +186,16 @@ impl<'w> Host<'w> {
         host.booted()
     }
 
-    /// Another host with a copy of this one's disk, started beside it: a cloned virtual machine.
+    /// Another host with a copy of this one's disk and the same host name, started beside it, as a cloned
+    /// virtual machine.
     pub fn clone_of(original: &Host<'w>, name: &str) -> Host<'w> {
-        let copy =
-            Host { name: name.to_owned(), world: original.world, network: original.network, running: None };
+        let copy = Host {
+            name: name.to_owned(),
+            hostname: original.hostname.clone(),
+            world: original.world,
+            network: original.network,
+            running: None,
+        };
         // A snapshot of a disk is of one moment.
         original.stop();
         let disks = [original.disk(), copy.disk()].map(|disk| disk.to_str().expect("UTF-8").to_owned());
@@ -218,7 +226,7 @@ impl<'w> Host<'w> {
         fs::write(self.disk().join("boot_id"), format!("{}\n", Uuid::new_v4())).expect("a boot id");
         let namespaces = ["--mount", "--pid", "--net", "--uts", "--propagation=private"];
         let paths = [self.disk(), self.root()].map(|path| path.to_str().expect("UTF-8").to_owned());
-        let holder = Holder::start(&namespaces, BOOT, &[&paths[0], &paths[1], &self.name]);
+        let holder = Holder::start(&namespaces, BOOT, &[&paths[0], &paths[1], &self.hostname]);
         let pid_namespace = namespace(holder.init).expect("the pid namespace of the host");
         let link = self.network.link(holder.init);
         self.running = Some(Running { holder, link, pid_namespace });

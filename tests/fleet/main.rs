@@ -7,12 +7,16 @@
 #[allow(dead_code, unused_imports, reason = "shared with the other test binaries, which use more of it")]
 mod harness;
 
+mod arena;
 mod commands;
+mod faults;
 mod functions;
+mod gone;
 mod hosts;
 mod keys;
 mod lost;
 mod node;
+mod oracle;
 mod orders;
 mod passwords;
 mod pgbouncer;

@@ -100,7 +100,8 @@ CREATE INDEX waiter_node ON bookend.waiter (node);
 
 -- The columns of the ledger, and those behind `node`, which are the fleet's.
 CREATE TABLE bookend.task_history (
-    id                    text PRIMARY KEY,
+    -- In the order of its bytes, so that a task is found by the beginning of its id.
+    id                    text COLLATE "C" PRIMARY KEY,
     key                   text,
     repo                  text,
     issue_number          bigint,
@@ -520,7 +521,7 @@ BEGIN
     THEN
         IF p_seen_seq IS NOT NULL AND p_seen_seq <> held.seq THEN
             RETURN jsonb_build_object('state', 'refused', 'why', 'copies', 'text',
-                'machine id and ledger are copies: `bookend fleet join --new-node`');
+                'machine id and ledger are copies: `bookend fleet join --new-node URL`');
         END IF;
         IF held.watch_seq IS DISTINCT FROM held.seq THEN
             UPDATE lease SET watch_seq = seq, watch_at = clock_timestamp() WHERE node = p_node
