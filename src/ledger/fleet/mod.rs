@@ -27,6 +27,7 @@ const JOIN: &str = include_str!("join.sql");
 const DROP_TRIGGERS: &str = include_str!("drop_triggers.sql");
 const DROP_TABLE: &str = "DROP TABLE IF EXISTS fleet_dirty";
 /// In the order in which they were inserted.
+const DELETE_MARKS: &str = "DELETE FROM fleet_dirty";
 const MARK_ALL: &str = "
     INSERT OR IGNORE INTO fleet_dirty (task_id)
     SELECT id FROM task_history WHERE id IS NOT NULL ORDER BY rowid";
@@ -74,6 +75,17 @@ impl Ledger {
         self.fleet = Some(setting.to_owned());
         let marker = self.spool_dir.join(MARKER);
         mark(&marker).map_err(|e| LedgerError::io("telling the monitor of the fleet by", &marker, e))
+    }
+
+    /// Has all tasks published again, those that the database had before too.
+    ///
+    /// # Errors
+    /// When the ledger cannot be written.
+    pub fn publish_again(&mut self) -> Result<()> {
+        self.in_transaction("marking all tasks as unpublished", |conn| {
+            conn.execute(DELETE_MARKS, [])?;
+            conn.execute(MARK_ALL, []).map(drop)
+        })
     }
 
     /// Removes all that [`Ledger::join_fleet`] made.

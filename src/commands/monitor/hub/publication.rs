@@ -84,6 +84,7 @@ impl<'a> Publication<'a> {
             if self.registration.was_lost {
                 reconcile::stop_keyed_runs(&self.node.ledger.borrow())?;
             }
+            self.publish_what_was_lost()?;
             self.publish_all().await?;
             reconcile::reconcile(self.node, self.registration).await
         };
@@ -104,6 +105,19 @@ impl<'a> Publication<'a> {
             }
             sleep(COLLECT).await;
         }
+    }
+
+    /// Publishes all tasks again if the database was restored, or a failover has lost its last transactions.
+    fn publish_what_was_lost(&self) -> Result<(), HubError> {
+        let mut ledger = self.node.ledger.borrow_mut();
+        // Where nothing is left to publish, the last change was confirmed, to an earlier monitor too.
+        let before = if ledger.unpublished()?.is_empty() { ledger.outbox_state()?.max_rev } else { 0 };
+        if self.registration.max_rev < self.node.confirmed.get().max(before) {
+            warn!("the fleet's database has lost changes of this host: all tasks are published again");
+            self.node.confirmed.set(0);
+            ledger.publish_again()?;
+        }
+        Ok(())
     }
 
     /// Publishes all that has changed.
@@ -189,6 +203,8 @@ impl<'a> Publication<'a> {
         }
         failpoint::reached("hub.sent");
         let revs: Vec<i64> = answer.rows.iter().map(|row| row.rev).collect();
+        let confirmed = revs.iter().copied().fold(self.node.confirmed.get(), i64::max);
+        self.node.confirmed.set(confirmed);
         self.note_published(&revs).await?;
         self.node.claims.borrow_mut().published();
         self.node.claims_changed.notify_one();

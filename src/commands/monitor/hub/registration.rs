@@ -10,7 +10,7 @@ use super::error::HubError;
 use super::facts::NodeFacts;
 use crate::failpoint;
 use crate::fleet::{CallArgument, ConnectOptions, DatabaseUrl, FleetConnection};
-use crate::task::Key;
+use crate::task::{Key, TaskId};
 
 const VERSION: &str = "SELECT bookend.version()";
 const REGISTER: &str = "SELECT bookend.register($1, $2, $3, $4)";
@@ -30,6 +30,8 @@ pub struct Registration {
     pub settings: FleetSettings,
     /// The node had been declared lost, and other hosts may have its keys.
     pub was_lost: bool,
+    /// The highest number of a change of this node that the database has.
+    pub max_rev: i64,
 }
 
 /// The settings of the fleet.
@@ -43,9 +45,16 @@ pub struct FleetSettings {
 #[derive(Debug, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 enum RegisterAnswer {
-    Ok { epoch: i64, was_lost: bool },
+    Ok { epoch: i64, was_lost: bool, max_rev: i64 },
     Watch { seq: i64, wait_ms: u64 },
     Refused { text: String },
+}
+
+/// An order to cancel a task of this ledger.
+#[derive(Debug, Deserialize)]
+pub struct CancelOrder {
+    pub id: i64,
+    pub task: TaskId,
 }
 
 #[derive(Debug, Deserialize)]
@@ -54,6 +63,8 @@ enum RenewAnswer {
     Ok {
         /// The keys for which this node waits, and that it can take now.
         free: Vec<Key>,
+        /// What this node is to cancel.
+        orders: Vec<CancelOrder>,
     },
     Superseded,
     Lost,
@@ -77,9 +88,17 @@ impl Registration {
         loop {
             let arguments = [node.into(), serde_json::json!(facts).into(), instance.into(), seen.into()];
             match connection.call(REGISTER, &arguments).await? {
-                RegisterAnswer::Ok { epoch, was_lost } => {
+                RegisterAnswer::Ok { epoch, was_lost, max_rev } => {
                     failpoint::reached("hub.registered");
-                    return Ok(Registration { connection, node, epoch, instance, settings, was_lost });
+                    return Ok(Registration {
+                        connection,
+                        node,
+                        epoch,
+                        instance,
+                        settings,
+                        was_lost,
+                        max_rev,
+                    });
                 }
                 RegisterAnswer::Watch { seq, wait_ms } => {
                     seen = Some(seq);
@@ -106,10 +125,11 @@ impl Registration {
         Ok(self.connection.call(sql, &[self.node.into()]).await?)
     }
 
-    /// Renews the lease. Returns the keys for which this node waits, and that it can take now.
-    pub async fn renew(&self) -> Result<Vec<Key>, HubError> {
+    /// Renews the lease. Returns the keys for which this node waits, and that it can take now, and the open
+    /// orders for it.
+    pub async fn renew(&self) -> Result<(Vec<Key>, Vec<CancelOrder>), HubError> {
         match self.call(RENEW, [self.instance.into()]).await? {
-            RenewAnswer::Ok { free } => Ok(free),
+            RenewAnswer::Ok { free, orders } => Ok((free, orders)),
             RenewAnswer::Superseded | RenewAnswer::Lost => Err(HubError::Superseded),
         }
     }
