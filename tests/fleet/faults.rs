@@ -376,6 +376,7 @@ fn point_of_protocol(arena: &Arena, point: &str, victim: Victim, dice: &mut Dice
                 until_hit(|| usize::from(a.signal_monitor(Signal::KILL)));
                 // A claim without a task is released.
                 kill_run(arena, "own", "run.granted");
+                order_cancel(arena);
                 pause(AFTER);
                 a.signal_monitor(Signal::TERM);
                 pause(AFTER);
@@ -384,6 +385,16 @@ fn point_of_protocol(arena: &Arena, point: &str, victim: Victim, dice: &mut Dice
         }
         Victim::Run => (0..4).map(|n| kill_run(arena, &format!("k{}", n % 3), point)).sum(),
     }
+}
+
+/// Orders that a run of the first host is cancelled, one under a key, as a run of the other one may be.
+fn order_cancel(arena: &Arena) {
+    until_hit(|| {
+        let task = "SELECT t.id FROM bookend.task_history t JOIN bookend.node n ON n.id = t.node
+                    WHERE n.host = 'a' AND t.status = 'running' AND t.key IS NOT NULL LIMIT 1";
+        let order = format!("SELECT bookend.cancel(id)->>'state' FROM ({task}) t");
+        usize::from(arena.database.psql(&order) == "ordered")
+    });
 }
 
 /// A run under this key that is killed at a point. Returns whether it was.
