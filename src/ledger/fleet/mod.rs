@@ -35,6 +35,7 @@ const UPSERT_SETTING: &str = "
     ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 const DELETE_SETTING: &str = "DELETE FROM bookend_setting WHERE name = 'fleet'";
 const SELECT_SETTING: &str = "SELECT value FROM bookend_setting WHERE name = 'fleet'";
+const DELETE_ACKNOWLEDGED: &str = "DELETE FROM bookend_setting WHERE name = 'fleet_acknowledged'";
 
 /// The file in the spool that exists while the ledger is in a fleet: the monitor watches the spool.
 pub(super) const MARKER: &str = ".fleet";
@@ -69,6 +70,7 @@ impl Ledger {
             conn.execute_batch(DROP_TRIGGERS)?;
             conn.execute_batch(JOIN)?;
             conn.execute(MARK_ALL, [])?;
+            conn.execute(DELETE_ACKNOWLEDGED, [])?;
             conn.execute(UPSERT_SETTING, [setting]).map(drop)
         })?;
         self.fleet = Some(setting.to_owned());
@@ -84,6 +86,7 @@ impl Ledger {
         self.in_transaction("leaving the fleet", |conn| {
             conn.execute_batch(DROP_TRIGGERS)?;
             conn.execute_batch(DROP_TABLE)?;
+            conn.execute(DELETE_ACKNOWLEDGED, [])?;
             conn.execute(DELETE_SETTING, []).map(drop)
         })?;
         self.fleet = None;

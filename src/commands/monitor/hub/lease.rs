@@ -79,6 +79,7 @@ async fn hold(node: &Rc<HubNode>) -> Result<(), HubError> {
         failpoint::reached("hub.draining");
         let drained = timeout(DRAIN, async {
             publication.publish_all().await?;
+            publication.note_all().await?;
             registration.stop().await
         });
         match drained.await {
@@ -96,7 +97,11 @@ async fn renew(node: &HubNode, registration: &Registration) -> HubError {
         // Later the node would count as unreachable.
         let within = interval * 3;
         let silent = || FleetError::Silent { server: registration.server().to_owned(), within };
-        match timeout(within, registration.renew()).await {
+        let acknowledged = match node.ledger.borrow().acknowledged() {
+            Ok(acknowledged) => acknowledged,
+            Err(e) => return e.into(),
+        };
+        match timeout(within, registration.renew(acknowledged)).await {
             Ok(Ok(free)) if free.is_empty() => {}
             Ok(Ok(free)) => {
                 node.claims.borrow_mut().free(&free);

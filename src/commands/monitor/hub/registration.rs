@@ -30,6 +30,8 @@ pub struct Registration {
     pub settings: FleetSettings,
     /// The node had been declared lost, and other hosts may have its keys.
     pub was_lost: bool,
+    /// The highest number of a change of this ledger that the database has.
+    pub max_rev: i64,
 }
 
 /// The settings of the fleet.
@@ -43,7 +45,7 @@ pub struct FleetSettings {
 #[derive(Debug, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 enum RegisterAnswer {
-    Ok { epoch: i64, was_lost: bool },
+    Ok { epoch: i64, was_lost: bool, max_rev: i64 },
     Watch { seq: i64, wait_ms: u64 },
     Refused { text: String },
 }
@@ -54,6 +56,8 @@ enum RenewAnswer {
     Ok {
         /// The keys for which this node waits, and that it can take now.
         free: Vec<Key>,
+        /// The highest number of a change of this ledger that the database has.
+        max_rev: i64,
     },
     Superseded,
     Lost,
@@ -77,9 +81,10 @@ impl Registration {
         loop {
             let arguments = [node.into(), serde_json::json!(facts).into(), instance.into(), seen.into()];
             match connection.call(REGISTER, &arguments).await? {
-                RegisterAnswer::Ok { epoch, was_lost } => {
+                RegisterAnswer::Ok { epoch, was_lost, max_rev } => {
                     failpoint::reached("hub.registered");
-                    return Ok(Registration { connection, node, epoch, instance, settings, was_lost });
+                    let it = Registration { connection, node, epoch, instance, settings, was_lost, max_rev };
+                    return Ok(it);
                 }
                 RegisterAnswer::Watch { seq, wait_ms } => {
                     seen = Some(seq);
@@ -106,10 +111,12 @@ impl Registration {
         Ok(self.connection.call(sql, &[self.node.into()]).await?)
     }
 
-    /// Renews the lease. Returns the keys for which this node waits, and that it can take now.
-    pub async fn renew(&self) -> Result<Vec<Key>, HubError> {
+    /// Renews the lease. Returns the keys for which this node waits, and that it can take now. A database that
+    /// lacks what was acknowledged was restored: behind a pooler, the connection may have outlived that.
+    pub async fn renew(&self, acknowledged: i64) -> Result<Vec<Key>, HubError> {
         match self.call(RENEW, [self.instance.into()]).await? {
-            RenewAnswer::Ok { free } => Ok(free),
+            RenewAnswer::Ok { max_rev, .. } if max_rev < acknowledged => Err(HubError::Superseded),
+            RenewAnswer::Ok { free, .. } => Ok(free),
             RenewAnswer::Superseded | RenewAnswer::Lost => Err(HubError::Superseded),
         }
     }
