@@ -114,19 +114,20 @@ pub const ELSEWHERE: &[Elsewhere] = &[
     block(
         (CONTRIBUTING, "just monitor"),
         "needs an idle machine",
-        (".ci/run", "in bench sanitize mutants soak monitor generated; do"),
+        (".ci/run", "in bench sanitize mutants soak monitor fleet-faults generated; do"),
     ),
+    block((CONTRIBUTING, "just fleet-faults"), "takes long", (".ci/run", "\"$BOOKEND_JUST\" fleet-faults")),
     block((CONTRIBUTING, "just soak"), "takes ten minutes", (".ci/run", "BOOKEND_SOAK=1m cargo test")),
     block(
         (CONTRIBUTING, "just sanitize"),
         "builds everything again",
-        (".ci/run", "in bench sanitize mutants soak monitor generated; do"),
+        (".ci/run", "in bench sanitize mutants soak monitor fleet-faults generated; do"),
     ),
     block((CONTRIBUTING, "just fuzz argv 600"), "needs cargo-fuzz", (".ci/run", "fuzz_targets")),
     block(
         (CONTRIBUTING, "just mutants"),
         "takes an hour",
-        (".ci/run", "in bench sanitize mutants soak monitor generated; do"),
+        (".ci/run", "in bench sanitize mutants soak monitor fleet-faults generated; do"),
     ),
     block(
         (CONTRIBUTING, ".ci/run just instructions --renew"),
@@ -143,6 +144,6 @@ pub const ELSEWHERE: &[Elsewhere] = &[
     section(
         ("contrib/doc/performance.md", ""),
         "takes minutes on an idle machine",
-        (".ci/run", "in bench sanitize mutants soak monitor generated; do"),
+        (".ci/run", "in bench sanitize mutants soak monitor fleet-faults generated; do"),
     ),
 ];

@@ -5,15 +5,8 @@ use std::fs;
 use rustix::process::Signal;
 
 use crate::harness::{Cmd, End, eventually};
-use crate::node::Node;
+use crate::node::{Node, fleet};
 use crate::postgres::Postgres;
-
-/// A fleet whose nodes renew their leases often.
-fn fleet(test: &str) -> Option<Postgres> {
-    let postgres = Postgres::with_schema(test)?;
-    postgres.psql("UPDATE bookend.setting SET value = '300' WHERE name = 'renew_ms'");
-    Some(postgres)
-}
 
 fn run<'w>(node: &'w Node, id: &str, script: &str) -> Cmd<'w> {
     node.world.run_sh(script).options(["--id", id])
@@ -122,6 +115,33 @@ fn a_node_without_postgresql_runs_tasks_and_publishes_them_later() {
     assert_eq!(errors.matches("the fleet's database cannot be used").count(), 2, "{errors}");
 }
 
+/// As a restore or a failover to an asynchronous standby leaves it: the last transactions have never been.
+#[test]
+fn a_database_that_lost_confirmed_changes_gets_all_tasks_again() {
+    let test = "a_database_that_lost_confirmed_changes_gets_all_tasks_again";
+    let Some(postgres) = fleet(test) else { return };
+    let mut node = Node::start(&postgres, "a");
+    succeed(&node, "t1");
+    until_tasks(&node, &postgres, "t1|success|t");
+    let lose = || {
+        let lost = "DELETE FROM bookend.task_history WHERE id = 't1'";
+        postgres.psql(&format!("{lost}; UPDATE bookend.lease SET max_rev = 0"));
+    };
+    // While the monitor runs, and while it does not.
+    node.published();
+    lose();
+    postgres.kill();
+    node.monitor().service.until("not reachable since");
+    succeed(&node, "t2");
+    postgres.start_again();
+    until_tasks(&node, &postgres, "t1|success|t\nt2|success|t");
+    node.published();
+    node.monitor.take().expect("a monitor").stop();
+    lose();
+    node.start_monitor(&[]);
+    until_tasks(&node, &postgres, "t1|success|t\nt2|success|t");
+}
+
 #[test]
 fn a_server_that_answers_nothing_delays_no_settling() {
     let Some(postgres) = fleet("a_server_that_answers_nothing_delays_no_settling") else { return };
@@ -216,7 +236,7 @@ fn a_copy_of_a_ledger_is_refused_while_the_other_lives() {
     let copy = node.copy();
     postgres.role("bookend_c", &["bookend_host"]);
     let monitor = copy.monitor();
-    monitor.service.until("machine id and ledger are copies: `bookend fleet join --new-node`");
+    monitor.service.until("machine id and ledger are copies: `bookend fleet join --new-node URL`");
     succeed(&copy, "t2");
     succeed(&node, "t3");
     until_tasks(&node, &postgres, "t1|success|t\nt3|success|t");

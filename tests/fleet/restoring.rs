@@ -4,7 +4,7 @@ use crate::harness::{End, Fifo, Proc, eventually};
 use crate::node::{Node, claims};
 use crate::postgres::Postgres;
 
-const AGAIN: &str = "all tasks of this ledger are published again";
+const AGAIN: &str = "all tasks are published again";
 
 fn fleet(test: &str) -> Option<Postgres> {
     let postgres = Postgres::with_schema(test)?;

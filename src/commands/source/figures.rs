@@ -19,7 +19,9 @@ impl TaskSource {
             let counted = self.ask(|reader| reader.count(filter, &fresh.ids, COUNTED + 1))?;
             if let Some(counted) = counted {
                 let at_least = counted + fresh.tasks.iter().filter(|task| filter.takes(task)).count();
-                return Ok(TaskCount { at_least, is_exact: counted <= COUNTED && fresh.are_all });
+                let is_exact = counted <= COUNTED && fresh.are_all;
+                let at_least = if is_exact { at_least } else { at_least.min(COUNTED) };
+                return Ok(TaskCount { at_least, is_exact });
             }
         }
         match self.ledger() {

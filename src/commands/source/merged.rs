@@ -9,8 +9,10 @@ use crate::error::Error;
 use crate::fleet::FleetPlace;
 use crate::task::{FleetTask, Status, TaskFilter};
 
-/// The tasks that are read from the database at once, and returned as one page.
+/// The tasks that are returned as one page.
 const PAGE: usize = 64;
+/// The tasks that are read from the database at once. Each question costs a round trip and a plan.
+const READ: usize = 256;
 
 impl TaskSource {
     /// The selected tasks, running ones first, each newest first.
@@ -141,7 +143,7 @@ struct OtherTasks<'a> {
 impl OtherTasks<'_> {
     /// Reads the next page. Returns whether there was one.
     fn read(&mut self) -> Result<bool, Error> {
-        let most = self.left.min(PAGE);
+        let most = self.left.min(READ);
         if most == 0 {
             return Ok(false);
         }

@@ -100,7 +100,8 @@ CREATE INDEX waiter_node ON bookend.waiter (node);
 
 -- The columns of the ledger, and those behind `node`, which are the fleet's.
 CREATE TABLE bookend.task_history (
-    id                    text PRIMARY KEY,
+    -- In the order of its bytes, so that a task is found by the beginning of its id.
+    id                    text COLLATE "C" PRIMARY KEY,
     key                   text,
     repo                  text,
     issue_number          bigint,

@@ -14,6 +14,8 @@ mod keys;
 mod lease;
 mod local_keys;
 mod node;
+mod notices;
+mod orders;
 mod publication;
 mod reconcile;
 mod registration;

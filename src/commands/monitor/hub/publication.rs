@@ -134,7 +134,7 @@ impl<'a> Publication<'a> {
         if self.registration.max_rev >= self.node.ledger.borrow().acknowledged()? {
             return Ok(());
         }
-        info!("the fleet's database lacks tasks that it had: all tasks of this ledger are published again");
+        warn!("the fleet's database has lost changes of this host: all tasks are published again");
         loop {
             let marked = self.node.ledger.borrow_mut().publish_again(LONGEST_PATIENCE);
             match marked {
@@ -278,8 +278,8 @@ impl<'a> Publication<'a> {
             PublishResult::Foreign => {
                 self.is_foreign_reported = true;
                 warn!(
-                    "task {} is not published: the fleet has a task with this id from another host; others \
-                     like it are not reported",
+                    "task {} is not published: another node of the fleet has published a task with this id; \
+                     others like it are not reported",
                     task.id
                 );
             }

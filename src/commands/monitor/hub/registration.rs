@@ -10,7 +10,7 @@ use super::error::HubError;
 use super::facts::NodeFacts;
 use crate::failpoint;
 use crate::fleet::{CallArgument, ConnectOptions, DatabaseUrl, FleetConnection};
-use crate::task::Key;
+use crate::task::{Key, TaskId};
 
 const VERSION: &str = "SELECT bookend.version()";
 const REGISTER: &str = "SELECT bookend.register($1, $2, $3, $4)";
@@ -30,7 +30,7 @@ pub struct Registration {
     pub settings: FleetSettings,
     /// The node had been declared lost, and other hosts may have its keys.
     pub was_lost: bool,
-    /// The highest number of a change of this ledger that the database has.
+    /// The highest number of a change of this node that the database has.
     pub max_rev: i64,
 }
 
@@ -50,13 +50,22 @@ enum RegisterAnswer {
     Refused { text: String },
 }
 
+/// An order to cancel a task of this ledger.
+#[derive(Debug, Deserialize)]
+pub struct CancelOrder {
+    pub id: i64,
+    pub task: TaskId,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 enum RenewAnswer {
     Ok {
         /// The keys for which this node waits, and that it can take now.
         free: Vec<Key>,
-        /// The highest number of a change of this ledger that the database has.
+        /// What this node is to cancel.
+        orders: Vec<CancelOrder>,
+        /// The highest number of a change of this node that the database has.
         max_rev: i64,
     },
     Superseded,
@@ -83,8 +92,15 @@ impl Registration {
             match connection.call(REGISTER, &arguments).await? {
                 RegisterAnswer::Ok { epoch, was_lost, max_rev } => {
                     failpoint::reached("hub.registered");
-                    let it = Registration { connection, node, epoch, instance, settings, was_lost, max_rev };
-                    return Ok(it);
+                    return Ok(Registration {
+                        connection,
+                        node,
+                        epoch,
+                        instance,
+                        settings,
+                        was_lost,
+                        max_rev,
+                    });
                 }
                 RegisterAnswer::Watch { seq, wait_ms } => {
                     seen = Some(seq);
@@ -111,12 +127,13 @@ impl Registration {
         Ok(self.connection.call(sql, &[self.node.into()]).await?)
     }
 
-    /// Renews the lease. Returns the keys for which this node waits, and that it can take now. A database that
-    /// lacks what was acknowledged was restored: behind a pooler, the connection may have outlived that.
-    pub async fn renew(&self, acknowledged: i64) -> Result<Vec<Key>, HubError> {
+    /// Renews the lease. Returns the keys for which this node waits, and that it can take now, and the open
+    /// orders for it. A database that lacks what was acknowledged was restored: behind a pooler, the connection
+    /// may have outlived that.
+    pub async fn renew(&self, acknowledged: i64) -> Result<(Vec<Key>, Vec<CancelOrder>), HubError> {
         match self.call(RENEW, [self.instance.into()]).await? {
             RenewAnswer::Ok { max_rev, .. } if max_rev < acknowledged => Err(HubError::Superseded),
-            RenewAnswer::Ok { free, .. } => Ok(free),
+            RenewAnswer::Ok { free, orders, .. } => Ok((free, orders)),
             RenewAnswer::Superseded | RenewAnswer::Lost => Err(HubError::Superseded),
         }
     }
