@@ -21,21 +21,16 @@ use super::handle::Ledger;
 
 #[cfg(feature = "fleet")]
 pub use keys::RunningKey;
+use outbox::{DELETE_ACKNOWLEDGED, MARK_ALL, SELECT_SETTING};
 pub use outbox::{DirtyTask, UnpublishedTask};
 
 const JOIN: &str = include_str!("join.sql");
 const DROP_TRIGGERS: &str = include_str!("drop_triggers.sql");
 const DROP_TABLE: &str = "DROP TABLE IF EXISTS fleet_dirty";
-/// In the order in which they were inserted.
-const MARK_ALL: &str = "
-    INSERT OR IGNORE INTO fleet_dirty (task_id)
-    SELECT id FROM task_history WHERE id IS NOT NULL ORDER BY rowid";
 const UPSERT_SETTING: &str = "
     INSERT INTO bookend_setting (name, value) VALUES ('fleet', ?1)
     ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 const DELETE_SETTING: &str = "DELETE FROM bookend_setting WHERE name = 'fleet'";
-const SELECT_SETTING: &str = "SELECT value FROM bookend_setting WHERE name = 'fleet'";
-const DELETE_ACKNOWLEDGED: &str = "DELETE FROM bookend_setting WHERE name = 'fleet_acknowledged'";
 
 /// The file in the spool that exists while the ledger is in a fleet: the monitor watches the spool.
 pub(super) const MARKER: &str = ".fleet";

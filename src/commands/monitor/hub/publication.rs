@@ -104,6 +104,8 @@ impl<'a> Publication<'a> {
             }
             self.replace_lost().await?;
             self.publish_all().await?;
+            // What the ledger still has as unpublished is not compared.
+            self.note_all().await?;
             reconcile::reconcile(self.node, self.registration).await
         };
         if let Err(e) = prepared.await {

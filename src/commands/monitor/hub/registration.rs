@@ -128,8 +128,8 @@ impl Registration {
     }
 
     /// Renews the lease. Returns the keys for which this node waits, and that it can take now, and the open
-    /// orders for it. A database that lacks what was acknowledged was restored: behind a pooler, the connection
-    /// may have outlived that.
+    /// orders for it. A database that lacks what was acknowledged was restored: behind a pooler, the
+    /// connection may have outlived that.
     pub async fn renew(&self, acknowledged: i64) -> Result<(Vec<Key>, Vec<CancelOrder>), HubError> {
         match self.call(RENEW, [self.instance.into()]).await? {
             RenewAnswer::Ok { max_rev, .. } if max_rev < acknowledged => Err(HubError::Superseded),
