@@ -548,7 +548,8 @@ BEGIN
 END $$;
 
 -- renew(node, epoch, instance), every renew_ms
--- → {"state":"ok","seq","orders":[{"id","task","by_role","by_host","at"}],"free":[keys it can take now]}
+-- → {"state":"ok","seq","orders":[{"id","task","by_role","by_host","at"}],"free":[keys it can take now],
+--     "max_rev" (published so far)}
 -- | {"state":"superseded"}: another monitor has registered | {"state":"lost"}
 -- In both cases register again. Errors: BK002.
 CREATE FUNCTION bookend.renew(p_node uuid, p_epoch bigint, p_instance uuid) RETURNS jsonb
@@ -566,7 +567,7 @@ BEGIN
         RETURN jsonb_build_object('state', CASE WHEN held.lost_at IS NULL AND held.epoch = p_epoch
                                                 THEN 'superseded' ELSE 'lost' END);
     END IF;
-    RETURN jsonb_build_object('state', 'ok', 'seq', held.seq,
+    RETURN jsonb_build_object('state', 'ok', 'seq', held.seq, 'max_rev', held.max_rev,
         'orders', coalesce((
             SELECT jsonb_agg(jsonb_build_object('id', id, 'task', task_id, 'by_role', by_role,
                                                 'by_host', by_host, 'at', shown(at)) ORDER BY id)
