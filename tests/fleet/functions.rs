@@ -22,7 +22,7 @@ struct Host {
     session: SqlSession,
     node: Uuid,
     name: String,
-    epoch: Cell<i64>,
+    registration: Cell<i64>,
 }
 
 impl Host {
@@ -34,7 +34,7 @@ impl Host {
     /// A further node of the role of `of`.
     fn beside(postgres: &Postgres, of: &str, name: &str) -> Host {
         let session = postgres.session(&format!("bookend_{of}"));
-        let host = Host { session, node: Uuid::new_v4(), name: name.to_owned(), epoch: Cell::new(1) };
+        let host = Host { session, node: Uuid::new_v4(), name: name.to_owned(), registration: Cell::new(0) };
         assert_eq!(host.register("boot 1", "8:1", None)["state"], "ok");
         host
     }
@@ -53,16 +53,16 @@ impl Host {
         let answer = self
             .session
             .json(&format!("SELECT bookend.register('{}', '{facts}', '{instance}', {seen})", self.node));
-        if let Some(epoch) = answer["epoch"].as_i64() {
-            self.epoch.set(epoch);
+        if let Some(registration) = answer["registration"].as_i64() {
+            self.registration.set(registration);
         }
         answer
     }
 
-    /// The statement that calls a function with the node, its epoch, and these arguments as SQL.
+    /// The statement that calls a function with the node, its registration, and these arguments as SQL.
     fn statement(&self, function: &str, arguments: &str) -> String {
         let comma = if arguments.is_empty() { "" } else { ", " };
-        format!("SELECT bookend.{function}('{}', {}{comma}{arguments})", self.node, self.epoch.get())
+        format!("SELECT bookend.{function}('{}', {}{comma}{arguments})", self.node, self.registration.get())
     }
 
     fn call(&self, function: &str, arguments: &str) -> Value {

@@ -12,6 +12,8 @@ use crate::ledger::{self, Ledger};
 use crate::log;
 use crate::view;
 
+const LEAVE: &str = "SELECT bookend.leave(id, registration) FROM bookend.node_state WHERE id = $1";
+
 /// What PostgreSQL says.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
@@ -65,7 +67,7 @@ async fn left(connection: &FleetConnection, node: Uuid, force: bool) -> Result<(
     if !known.state.is_member() {
         return Ok(());
     }
-    let answer = connection.call("SELECT bookend.leave($1, $2)", &[node.into(), known.epoch.into()]).await?;
+    let answer = connection.call(LEAVE, &[node.into()]).await?;
     match answer {
         LeaveAnswer::Running { tasks } if !force => {
             let tasks: Vec<_> = tasks.iter().map(|id| view::one_line(id)).collect();

@@ -3,7 +3,7 @@
 --
 -- Hosts write only by calling the functions below, one call a transaction. Each function returns one jsonb.
 -- Where a call cannot be answered, it fails with one of these SQLSTATEs, and nothing has changed:
---   BK001  the epoch is over: the node was declared lost, and has to call `register` again
+--   BK001  the registration is over: the node was declared lost, or has registered again
 --   BK002  the node is unknown or belongs to another role
 --   BK003  the ledger was restored: it has drawn again a `rev` that was published before
 --   BK004  bookend and this schema do not understand each other
@@ -61,6 +61,8 @@ CREATE TABLE bookend.node (
 CREATE TABLE bookend.lease (
     node       uuid PRIMARY KEY REFERENCES bookend.node,
     epoch      bigint NOT NULL DEFAULT 1,
+    -- Grows with each `register`: a call through an earlier connection that arrives late changes nothing.
+    registration bigint NOT NULL DEFAULT 0,
     seq        bigint NOT NULL DEFAULT 0,
     -- The monitor that holds it: each start of a monitor draws one.
     instance   uuid,
@@ -307,18 +309,25 @@ BEGIN
     END IF;
 END $$;
 
--- BK001 if the epoch is over. Until the transaction ends, `declare_lost` waits for it.
-CREATE FUNCTION bookend.guard(p_node uuid, p_epoch bigint) RETURNS void
+-- The node's epoch. BK001 if the node was declared lost or has registered again. Until the transaction ends,
+-- `declare_lost` and `register` wait for it.
+CREATE FUNCTION bookend.guard(p_node uuid, p_registration bigint) RETURNS bigint
 LANGUAGE plpgsql SET search_path = bookend, pg_temp
 AS $$
+DECLARE
+    held lease;
 BEGIN
     PERFORM own(p_node);
-    -- The row is read after the lock: what a `declare_lost` before us has written is seen.
+    -- The row is read after the lock: what a `declare_lost` or `register` before us has written is seen.
     PERFORM FROM lease WHERE node = p_node FOR KEY SHARE;
-    IF NOT EXISTS (SELECT FROM lease WHERE node = p_node AND epoch = p_epoch AND lost_at IS NULL) THEN
-        RAISE EXCEPTION 'node % was declared lost: epoch % is over', p_node, p_epoch
+    SELECT * INTO held FROM lease WHERE node = p_node;
+    IF held.lost_at IS NOT NULL THEN
+        RAISE EXCEPTION 'node % was declared lost: epoch % is over', p_node, held.epoch
             USING ERRCODE = 'BK001';
+    ELSIF held.registration IS DISTINCT FROM p_registration THEN
+        RAISE EXCEPTION 'registration % of node % is over', p_registration, p_node USING ERRCODE = 'BK001';
     END IF;
+    RETURN held.epoch;
 END $$;
 
 -- The node that waits longest for a key, of those that can take it.
@@ -393,7 +402,7 @@ END $$;
 -- counts.
 CREATE VIEW bookend.node_state AS
 SELECT n.id, n.host, n.role, n.machine_id, n.boot_id, n.ledger_id, n.ledger_file, n.version, n.registered_at,
-       n.left_at, l.epoch, l.seq, l.renewed_at, l.max_rev, l.stopped_at, l.lost_at, l.lost_by,
+       n.left_at, l.epoch, l.registration, l.seq, l.renewed_at, l.max_rev, l.stopped_at, l.lost_at, l.lost_by,
        CASE WHEN n.left_at IS NOT NULL THEN 'left' WHEN l.lost_at IS NOT NULL THEN 'lost'
             WHEN l.stopped_at IS NOT NULL THEN 'stopped'
             WHEN l.renewed_at > clock_timestamp() - bookend.patience() THEN 'reachable'
@@ -482,7 +491,8 @@ END $$;
 
 -- register(node, facts, instance, seen_seq or NULL): the start of a monitor.
 -- facts: {"machine_id","boot_id","ledger_id","ledger_file","host","version" (of bookend),"schema": 1}
--- → {"state":"ok","epoch","was_lost" (a new epoch has begun),"new_boot","max_rev" (published so far)}
+-- → {"state":"ok","registration","epoch","was_lost" (a new epoch has begun),"new_boot",
+--     "max_rev" (published so far)}: the other functions want this registration
 -- | {"state":"watch","seq","wait_ms"}: call again after wait_ms with this seq as seen_seq
 -- | {"state":"refused","why":"role"|"copies","text"}
 -- Errors: BK004 if facts.schema is not the version of this schema.
@@ -538,21 +548,23 @@ BEGIN
     WHERE id = p_node;
     -- The requests of the monitor before this one have ended with it.
     DELETE FROM waiter WHERE node = p_node;
-    UPDATE lease SET instance = p_instance, seq = seq + 1, renewed_at = clock_timestamp(),
+    UPDATE lease SET instance = p_instance, registration = registration + 1, seq = seq + 1,
+        renewed_at = clock_timestamp(),
         epoch = epoch + (lost_at IS NOT NULL)::integer, lost_at = NULL, lost_by = NULL, stopped_at = NULL,
         watch_seq = NULL, watch_at = NULL
     WHERE node = p_node;
-    RETURN jsonb_build_object('state', 'ok', 'epoch', held.epoch + (held.lost_at IS NOT NULL)::integer,
+    RETURN jsonb_build_object('state', 'ok', 'registration', held.registration + 1,
+        'epoch', held.epoch + (held.lost_at IS NOT NULL)::integer,
         'was_lost', held.lost_at IS NOT NULL, 'new_boot', NOT (is_new OR same_boot),
         'max_rev', held.max_rev);
 END $$;
 
--- renew(node, epoch, instance), every renew_ms
+-- renew(node, registration, instance), every renew_ms
 -- → {"state":"ok","seq","orders":[{"id","task","by_role","by_host","at"}],"free":[keys it can take now],
 --     "max_rev" (published so far)}
 -- | {"state":"superseded"}: another monitor has registered | {"state":"lost"}
 -- In both cases register again. Errors: BK002.
-CREATE FUNCTION bookend.renew(p_node uuid, p_epoch bigint, p_instance uuid) RETURNS jsonb
+CREATE FUNCTION bookend.renew(p_node uuid, p_registration bigint, p_instance uuid) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = bookend, pg_temp
 AS $$
 DECLARE
@@ -560,12 +572,11 @@ DECLARE
 BEGIN
     PERFORM own(p_node);
     UPDATE lease SET seq = seq + 1, renewed_at = clock_timestamp()
-    WHERE node = p_node AND epoch = p_epoch AND instance = p_instance AND lost_at IS NULL
+    WHERE node = p_node AND registration = p_registration AND instance = p_instance AND lost_at IS NULL
     RETURNING * INTO held;
     IF NOT FOUND THEN
         SELECT * INTO held FROM lease WHERE node = p_node;
-        RETURN jsonb_build_object('state', CASE WHEN held.lost_at IS NULL AND held.epoch = p_epoch
-                                                THEN 'superseded' ELSE 'lost' END);
+        RETURN jsonb_build_object('state', CASE WHEN held.lost_at IS NULL THEN 'superseded' ELSE 'lost' END);
     END IF;
     RETURN jsonb_build_object('state', 'ok', 'seq', held.seq, 'max_rev', held.max_rev,
         'orders', coalesce((
@@ -578,7 +589,7 @@ BEGIN
               AND (first_waiter(w.key)).node = p_node), '[]'));
 END $$;
 
--- take(node, epoch, key, task, slot, wait): asks for the claim on a key.
+-- take(node, registration, key, task, slot, wait): asks for the claim on a key.
 -- → {"state":"granted","no","elsewhere": host or null,"session_lost": bool}
 --     elsewhere: the key's session was used last on that other node; session_lost: its task was ended by the
 --     fleet. In both cases the session of this host is not to be resumed.
@@ -589,7 +600,7 @@ END $$;
 -- With `wait` true and `held`, the node waits from now on: NOTIFY bookend_node, or `free` in `renew`; then
 -- take again. Until granted, or `give_up_waiting`. Errors: BK001, BK002.
 CREATE FUNCTION bookend.take(
-    p_node uuid, p_epoch bigint, p_key text, p_task text, p_slot bigint, p_wait boolean)
+    p_node uuid, p_registration bigint, p_key text, p_task text, p_slot bigint, p_wait boolean)
 RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = bookend, pg_temp
 AS $$
@@ -597,6 +608,7 @@ DECLARE
     c claim;
     w waiter;
     granted bigint;
+    current_epoch bigint;
 BEGIN
     IF NOT fits(p_key) THEN
         RAISE EXCEPTION 'the key is longer than the 800 bytes that the fleet allows' USING ERRCODE = '22001';
@@ -607,12 +619,12 @@ BEGIN
         PERFORM own(p_node);
         RETURN held(c.task_id, c.node, c.since);
     END IF;
-    PERFORM guard(p_node, p_epoch);
+    current_epoch := guard(p_node, p_registration);
     LOOP
         w := first_waiter(p_key);
         IF w.node IS NULL OR w.node = p_node THEN
             INSERT INTO claim (key, task_id, node, epoch, slot)
-            VALUES (p_key, p_task, p_node, p_epoch, p_slot)
+            VALUES (p_key, p_task, p_node, current_epoch, p_slot)
             ON CONFLICT (key) DO NOTHING RETURNING no INTO granted;
             EXIT WHEN granted IS NOT NULL;
         END IF;
@@ -620,7 +632,7 @@ BEGIN
         IF FOUND AND c.node = p_node
             AND (NOT p_wait OR c.task_id = p_task OR w.node IS NULL OR w.node = p_node)
         THEN
-            UPDATE claim SET task_id = p_task, slot = p_slot, epoch = p_epoch, since = clock_timestamp()
+            UPDATE claim SET task_id = p_task, slot = p_slot, epoch = current_epoch, since = clock_timestamp()
             WHERE key = p_key RETURNING no INTO granted;
             EXIT;
         END IF;
@@ -643,24 +655,25 @@ BEGIN
             SELECT FROM session WHERE key = p_key AND node = p_node AND lost_at IS NOT NULL));
 END $$;
 
--- repoint(node, epoch, key, task): the claim of this node on the key is for this task from now on.
+-- repoint(node, registration, key, task): the claim of this node on the key is for this task from now on.
 -- → {"state":"ok"} | {"state":"not_held"}. Errors: BK001, BK002.
-CREATE FUNCTION bookend.repoint(p_node uuid, p_epoch bigint, p_key text, p_task text) RETURNS jsonb
+CREATE FUNCTION bookend.repoint(p_node uuid, p_registration bigint, p_key text, p_task text) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = bookend, pg_temp
 AS $$
 BEGIN
-    PERFORM guard(p_node, p_epoch);
+    PERFORM guard(p_node, p_registration);
     UPDATE claim SET task_id = p_task WHERE key = p_key AND node = p_node;
     RETURN jsonb_build_object('state', CASE WHEN FOUND THEN 'ok' ELSE 'not_held' END);
 END $$;
 
--- release(node, epoch, key, task): frees the key if this task of this node holds it. Publish the task before.
+-- release(node, registration, key, task): frees the key if this task of this node holds it. Publish the task
+-- before.
 -- → {"state":"released"} | {"state":"not_held"}. Errors: BK001, BK002.
-CREATE FUNCTION bookend.release(p_node uuid, p_epoch bigint, p_key text, p_task text) RETURNS jsonb
+CREATE FUNCTION bookend.release(p_node uuid, p_registration bigint, p_key text, p_task text) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = bookend, pg_temp
 AS $$
 BEGIN
-    PERFORM guard(p_node, p_epoch);
+    PERFORM guard(p_node, p_registration);
     DELETE FROM claim WHERE key = p_key AND node = p_node AND task_id = p_task;
     IF NOT FOUND THEN
         RETURN '{"state": "not_held"}';
@@ -669,13 +682,13 @@ BEGIN
     RETURN '{"state": "released"}';
 END $$;
 
--- give_up_waiting(node, epoch, key) → {}: no run of this node waits for the key any more.
+-- give_up_waiting(node, registration, key) → {}: no run of this node waits for the key any more.
 -- Errors: BK001, BK002.
-CREATE FUNCTION bookend.give_up_waiting(p_node uuid, p_epoch bigint, p_key text) RETURNS jsonb
+CREATE FUNCTION bookend.give_up_waiting(p_node uuid, p_registration bigint, p_key text) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = bookend, pg_temp
 AS $$
 BEGIN
-    PERFORM guard(p_node, p_epoch);
+    PERFORM guard(p_node, p_registration);
     DELETE FROM waiter WHERE key = p_key AND node = p_node;
     IF FOUND AND NOT EXISTS (SELECT FROM claim WHERE key = p_key) THEN
         PERFORM offer(p_key);
@@ -697,8 +710,8 @@ END $$;
 
 -- Whether an index takes a value: with all its columns, its row has at most 2704 bytes.
 CREATE FUNCTION bookend.fits(value text) RETURNS boolean
-LANGUAGE sql IMMUTABLE
-AS $$ SELECT pg_catalog.octet_length(coalesce(value, '')) <= 800 $$;
+LANGUAGE sql IMMUTABLE SET search_path = bookend, pg_temp
+AS $$ SELECT octet_length(coalesce(value, '')) <= 800 $$;
 
 -- The parts of an element of `publish`, or PostgreSQL's message if a value does not fit its column.
 CREATE FUNCTION bookend.parts_of(
@@ -840,7 +853,7 @@ BEGIN
     RETURN answer;
 END $$;
 
--- publish(node, epoch, rows, keep_claims): rows are
+-- publish(node, registration, rows, keep_claims): rows are
 --   [{"rev", "task": {columns of the ledger's row}, "transitions": [{its rows}],
 --     "session": {the row of claude_sdk_sessions whose task_id is this task} or null,
 --     "invalidations": [{rows of session_invalidation}]}]
@@ -854,21 +867,23 @@ END $$;
 --   unreadable  a value does not fit its column or index ("message" says which); only a finding was stored
 -- A task that ended frees its key unless that is in keep_claims, the keys for which a request is pending.
 -- Errors: BK001, BK002, BK003.
-CREATE FUNCTION bookend.publish(p_node uuid, p_epoch bigint, p_rows jsonb, p_keep_claims text[]) RETURNS jsonb
+CREATE FUNCTION bookend.publish(p_node uuid, p_registration bigint, p_rows jsonb, p_keep_claims text[])
+RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = bookend, pg_temp
 AS $$
 DECLARE
+    current_epoch bigint;
     self node;
     published bigint;
     entry jsonb;
     answers jsonb[] := '{}';
     highest bigint := 0;
 BEGIN
-    PERFORM guard(p_node, p_epoch);
+    current_epoch := guard(p_node, p_registration);
     SELECT * INTO self FROM node WHERE id = p_node;
     SELECT max_rev INTO published FROM lease WHERE node = p_node;
     FOR entry IN SELECT jsonb_array_elements(p_rows) LOOP
-        answers := answers || publish_one(self, p_epoch, published, entry, p_keep_claims);
+        answers := answers || publish_one(self, current_epoch, published, entry, p_keep_claims);
         highest := greatest(highest, (entry->>'rev')::bigint);
     END LOOP;
     UPDATE lease SET max_rev = highest WHERE node = p_node AND max_rev < highest;
@@ -876,11 +891,11 @@ BEGIN
     RETURN jsonb_build_object('rows', to_jsonb(answers));
 END $$;
 
--- reconcile(node, epoch, running, max_rev), after all rows were published: `running` are the ids of the tasks
--- that run in the ledger and of those that hold a live slot without a row yet; max_rev is the highest rev
+-- reconcile(node, registration, running, max_rev), after all rows were published: `running` are the ids of the
+-- tasks that run in the ledger and of those that hold a live slot without a row yet; max_rev is the highest rev
 -- that the ledger has drawn. Other running rows of the node are ended, other claims released.
 -- → {"rebooted":[ids],"unknown":[ids],"released":[keys]}. Errors: BK001, BK002, BK003.
-CREATE FUNCTION bookend.reconcile(p_node uuid, p_epoch bigint, p_running text[], p_max_rev bigint)
+CREATE FUNCTION bookend.reconcile(p_node uuid, p_registration bigint, p_running text[], p_max_rev bigint)
 RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = bookend, pg_temp
 AS $$
@@ -890,7 +905,7 @@ DECLARE
     unknown text[];
     released text[];
 BEGIN
-    PERFORM guard(p_node, p_epoch);
+    PERFORM guard(p_node, p_registration);
     SELECT max_rev INTO published FROM lease WHERE node = p_node;
     IF p_max_rev < published THEN
         RAISE EXCEPTION 'the ledger has drawn rev %, and % was published: the ledger was restored',
@@ -913,17 +928,17 @@ BEGIN
     RETURN jsonb_build_object('rebooted', rebooted, 'unknown', unknown, 'released', released);
 END $$;
 
--- order_cancel(node, epoch, key), for --replace: orders that the holder of a key is cancelled.
+-- order_cancel(node, registration, key), for --replace: orders that the holder of a key is cancelled.
 -- → {"state":"ordered","order","task","node","host","reachable"} | {"state":"free"}: take again
 -- | {"state":"own"}: this node holds it | {"state":"not_waiting"}: call take with wait first
 -- Errors: BK001, BK002.
-CREATE FUNCTION bookend.order_cancel(p_node uuid, p_epoch bigint, p_key text) RETURNS jsonb
+CREATE FUNCTION bookend.order_cancel(p_node uuid, p_registration bigint, p_key text) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = bookend, pg_temp
 AS $$
 DECLARE
     c claim;
 BEGIN
-    PERFORM guard(p_node, p_epoch);
+    PERFORM guard(p_node, p_registration);
     IF NOT EXISTS (SELECT FROM waiter WHERE key = p_key AND node = p_node) THEN
         RETURN '{"state": "not_waiting"}';
     END IF;
@@ -936,28 +951,29 @@ BEGIN
     RETURN order_for(c.task_id, c.node);
 END $$;
 
--- order_done(node, epoch, order, result) → {"state":"done"} | {"state":"closed"}: no open order of this
--- node has this id. Errors: BK001, BK002.
-CREATE FUNCTION bookend.order_done(p_node uuid, p_epoch bigint, p_order bigint, p_result text) RETURNS jsonb
+-- order_done(node, registration, order, result) → {"state":"done"} | {"state":"closed"}: no open order of
+-- this node has this id. Errors: BK001, BK002.
+CREATE FUNCTION bookend.order_done(p_node uuid, p_registration bigint, p_order bigint, p_result text)
+RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = bookend, pg_temp
 AS $$
 BEGIN
-    PERFORM guard(p_node, p_epoch);
+    PERFORM guard(p_node, p_registration);
     UPDATE cancel_order SET done_at = clock_timestamp(), result = p_result
     WHERE id = p_order AND node = p_node AND done_at IS NULL;
     RETURN jsonb_build_object('state', CASE WHEN FOUND THEN 'done' ELSE 'closed' END);
 END $$;
 
--- stopped(node, epoch), the last call of a monitor: a node without running tasks and claims is not
+-- stopped(node, registration), the last call of a monitor: a node without running tasks and claims is not
 -- unreachable but stopped. → {"state":"stopped"} | {"state":"running","running": n,"claims": n}.
 -- Errors: BK001, BK002.
-CREATE FUNCTION bookend.stopped(p_node uuid, p_epoch bigint) RETURNS jsonb
+CREATE FUNCTION bookend.stopped(p_node uuid, p_registration bigint) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = bookend, pg_temp
 AS $$
 DECLARE
     s node_state;
 BEGIN
-    PERFORM guard(p_node, p_epoch);
+    PERFORM guard(p_node, p_registration);
     DELETE FROM waiter WHERE node = p_node;
     SELECT * INTO s FROM node_state WHERE id = p_node;
     IF s.running > 0 OR s.claims > 0 THEN
@@ -967,15 +983,15 @@ BEGIN
     RETURN '{"state": "stopped"}';
 END $$;
 
--- leave(node, epoch): the node is out of the fleet, its rows stay. Its claims are released.
+-- leave(node, registration): the node is out of the fleet, its rows stay. Its claims are released.
 -- → {"state":"left"} | {"state":"running","tasks":[ids]}: not while tasks run. Errors: BK001, BK002.
-CREATE FUNCTION bookend.leave(p_node uuid, p_epoch bigint) RETURNS jsonb
+CREATE FUNCTION bookend.leave(p_node uuid, p_registration bigint) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = bookend, pg_temp
 AS $$
 DECLARE
     running text[];
 BEGIN
-    PERFORM guard(p_node, p_epoch);
+    PERFORM guard(p_node, p_registration);
     SELECT array_agg(id ORDER BY id) INTO running
     FROM task_history WHERE node = p_node AND status = 'running';
     IF running IS NOT NULL THEN
@@ -988,14 +1004,16 @@ BEGIN
     RETURN '{"state": "left"}';
 END $$;
 
--- finding(node, epoch, kind, subject, detail) → {}: stores what `audit` reports, e.g. double_claim of a task
+-- finding(node, registration, kind, subject, detail) → {}: stores what `audit` reports, e.g. double_claim of
+-- a task
 -- id. The same again replaces detail. Errors: BK001, BK002.
-CREATE FUNCTION bookend.finding(p_node uuid, p_epoch bigint, p_kind text, p_subject text, p_detail jsonb)
+CREATE FUNCTION bookend.finding(
+    p_node uuid, p_registration bigint, p_kind text, p_subject text, p_detail jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = bookend, pg_temp
 AS $$
 BEGIN
-    PERFORM guard(p_node, p_epoch);
+    PERFORM guard(p_node, p_registration);
     INSERT INTO finding (node, kind, subject, detail) VALUES (p_node, p_kind, p_subject, p_detail)
     ON CONFLICT (node, kind, subject) DO UPDATE SET detail = excluded.detail;
     RETURN '{}';

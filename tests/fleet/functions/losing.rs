@@ -61,16 +61,9 @@ fn a_host_that_was_renewed_since_is_not_declared_lost() {
     );
 }
 
-#[test]
-fn no_call_of_a_lost_epoch_changes_anything() {
-    let Some(postgres) = Postgres::with_schema("no_call_of_a_lost_epoch_changes_anything") else { return };
-    let (a, b) = (Host::join(&postgres, "a"), Host::join(&postgres, "b"));
-    a.take("k", "t1", false);
-    b.take("k", "t2", true);
-    a.publish(&[entry(1, "t1", Some("k"), "running")]);
-    declare_lost(&postgres, a.node);
-    let row = super::quoted(&[entry(2, "t1", Some("k"), "success")]);
-    let calls = [
+/// Every function by which a host changes something, but for `register` and `renew`.
+fn writing_calls(row: &str) -> [(&'static str, String); 12] {
+    [
         ("take", "'k', 't3', 0, false".to_owned()),
         ("repoint", "'k', 't1'".to_owned()),
         ("release", "'k', 't1'".to_owned()),
@@ -83,7 +76,47 @@ fn no_call_of_a_lost_epoch_changes_anything() {
         ("stopped", String::new()),
         ("leave", String::new()),
         ("finding", "'kind', 'subject', NULL".to_owned()),
-    ];
+    ]
+}
+
+#[test]
+fn no_call_of_an_earlier_registration_changes_anything() {
+    let Some(postgres) = Postgres::with_schema("no_call_of_an_earlier_registration_changes_anything") else {
+        return;
+    };
+    let (a, b) = (Host::join(&postgres, "a"), Host::join(&postgres, "b"));
+    let row = super::quoted(&[entry(2, "t1", Some("k"), "success")]);
+    b.take("k", "t0", false);
+    a.take("k", "t1", true);
+    b.call("release", "'k', 't0'");
+    let dump = || {
+        let tables = ["claim", "waiter", "task_history", "cancel_order", "finding"];
+        tables.map(|table| postgres.psql(&format!("SELECT * FROM bookend.{table}"))).join("\n")
+    };
+    let before = dump();
+    let earlier = a.registration.get();
+    a.register("boot 1", "8:1", None);
+    let waits_no_longer = dump();
+    assert_ne!(before, waits_no_longer);
+    let now = a.registration.replace(earlier);
+    for (function, arguments) in writing_calls(&row) {
+        assert_eq!(a.error(function, &arguments), "BK001", "{function}");
+    }
+    assert_eq!(dump(), waits_no_longer);
+    a.registration.set(now);
+    assert_eq!(a.take("k", "t1", false), "granted");
+}
+
+#[test]
+fn no_call_of_a_lost_epoch_changes_anything() {
+    let Some(postgres) = Postgres::with_schema("no_call_of_a_lost_epoch_changes_anything") else { return };
+    let (a, b) = (Host::join(&postgres, "a"), Host::join(&postgres, "b"));
+    a.take("k", "t1", false);
+    b.take("k", "t2", true);
+    a.publish(&[entry(1, "t1", Some("k"), "running")]);
+    declare_lost(&postgres, a.node);
+    let row = super::quoted(&[entry(2, "t1", Some("k"), "success")]);
+    let calls = writing_calls(&row);
     for again in [false, true] {
         for (function, arguments) in &calls {
             assert_eq!(a.error(function, arguments), "BK001", "{function}");
@@ -91,7 +124,7 @@ fn no_call_of_a_lost_epoch_changes_anything() {
         if !again {
             // The new epoch does not let calls of the old one pass.
             a.register("boot 1", "8:1", None);
-            a.epoch.set(1);
+            a.registration.set(1);
         }
     }
     assert_eq!(postgres.psql("SELECT status FROM bookend.task_history"), "interrupted");

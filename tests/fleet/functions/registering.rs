@@ -22,7 +22,9 @@ fn a_restarted_monitor_registers_at_once_and_supersedes_the_former() {
     let answer = host.register_as(second, "boot 1", "8:1", None);
     assert_eq!(
         answer,
-        json!({ "state": "ok", "epoch": 1, "was_lost": false, "new_boot": false, "max_rev": 0 })
+        json!({
+            "state": "ok", "registration": 3, "epoch": 1, "was_lost": false, "new_boot": false, "max_rev": 0,
+        })
     );
     assert_eq!(host.call("renew", &format!("'{first}'")), json!({ "state": "superseded" }));
     let renewed = host.call("renew", &format!("'{second}'"));
@@ -128,8 +130,8 @@ fn a_lost_node_begins_a_new_epoch() {
     assert_eq!(host.call("renew", &format!("'{instance}'")), json!({ "state": "lost" }));
     let again = host.register("boot 1", "8:1", None);
     assert_eq!((&again["epoch"], &again["was_lost"]), (&json!(2), &json!(true)));
-    host.epoch.set(1);
-    assert_eq!(host.call("renew", &format!("'{instance}'")), json!({ "state": "lost" }));
+    host.registration.set(1);
+    assert_eq!(host.call("renew", &format!("'{instance}'")), json!({ "state": "superseded" }));
     assert_eq!(host.error("finding", "'kind', 'subject', NULL"), "BK001");
 }
 

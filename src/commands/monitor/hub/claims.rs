@@ -131,14 +131,25 @@ impl FleetClaims {
     pub(super) fn published(&mut self) {
         let kept = std::mem::take(&mut self.kept);
         if kept.iter().any(|key| !self.is_pending(key)) {
-            self.look();
+            self.compare();
         }
     }
 
     /// Compares all claims of this ledger with its tasks, when the database answers.
-    pub(super) fn look(&mut self) {
+    fn compare(&mut self) {
         if matches!(self.link, DatabaseLink::Ready { .. }) {
             self.calls.push_back(ClaimCall::List);
+        }
+    }
+
+    /// Does so, and asks again for the keys that runs wait for: the database may have forgotten that they do.
+    pub(super) fn look(&mut self) {
+        self.compare();
+        let waiting = self.requests.values().filter(|r| r.stage == Stage::Waiting);
+        let keys: HashSet<Key> = waiting.map(|r| r.asked.key.clone()).collect();
+        for key in keys {
+            self.queue_again(&key);
+            self.send(&key);
         }
     }
 
@@ -154,7 +165,7 @@ impl FleetClaims {
         self.link = link;
         match &self.link {
             DatabaseLink::Ready { .. } => {
-                self.look();
+                self.compare();
                 let keys: HashSet<Key> = self.requests.values().map(|r| r.asked.key.clone()).collect();
                 keys.iter().for_each(|key| self.send(key));
             }

@@ -26,6 +26,8 @@ pub struct Registration {
     connection: FleetConnection,
     node: Uuid,
     epoch: i64,
+    /// Only calls with the last one change anything.
+    number: i64,
     instance: Uuid,
     pub settings: FleetSettings,
     /// The node had been declared lost, and other hosts may have its keys.
@@ -45,7 +47,7 @@ pub struct FleetSettings {
 #[derive(Debug, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 enum RegisterAnswer {
-    Ok { epoch: i64, was_lost: bool, max_rev: i64 },
+    Ok { registration: i64, epoch: i64, was_lost: bool, max_rev: i64 },
     Watch { seq: i64, wait_ms: u64 },
     Refused { text: String },
 }
@@ -90,12 +92,13 @@ impl Registration {
         loop {
             let arguments = [node.into(), serde_json::json!(facts).into(), instance.into(), seen.into()];
             match connection.call(REGISTER, &arguments).await? {
-                RegisterAnswer::Ok { epoch, was_lost, max_rev } => {
+                RegisterAnswer::Ok { registration, epoch, was_lost, max_rev } => {
                     failpoint::reached("hub.registered");
                     return Ok(Registration {
                         connection,
                         node,
                         epoch,
+                        number: registration,
                         instance,
                         settings,
                         was_lost,
@@ -111,13 +114,13 @@ impl Registration {
         }
     }
 
-    /// Calls a function whose first parameters are the node and its epoch: `$1` and `$2`.
+    /// Calls a function whose first parameters are the node and its registration: `$1` and `$2`.
     pub async fn call<T: DeserializeOwned>(
         &self,
         sql: &'static str,
         arguments: impl IntoIterator<Item = CallArgument>,
     ) -> Result<T, HubError> {
-        let own = [self.node.into(), self.epoch.into()];
+        let own = [self.node.into(), self.number.into()];
         let arguments: Vec<CallArgument> = own.into_iter().chain(arguments).collect();
         Ok(self.connection.call(sql, &arguments).await?)
     }

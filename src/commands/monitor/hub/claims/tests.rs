@@ -211,6 +211,20 @@ fn a_ledger_that_does_not_wait_any_longer_says_so() {
 }
 
 #[test]
+fn a_run_that_waits_asks_again_at_each_look() {
+    let mut world = HubWorld::new();
+    world.ask(1, WhenHeld::Wait);
+    assert_eq!(world.calls(), (vec![(1, true)], vec![]));
+    world.answer(1, TakeAnswer::Held(holder("t", "there")));
+    assert_eq!(world.calls(), (vec![], vec![]));
+    world.claims.look();
+    assert_eq!(world.calls(), (vec![(1, true)], vec![ClaimCall::List]));
+    world.answer(1, granted());
+    world.claims.look();
+    assert_eq!(world.calls(), (vec![], vec![ClaimCall::List]));
+}
+
+#[test]
 fn replace_waits_first_and_cancels_then() {
     let mut hub = HubWorld::new();
     hub.ask(1, WhenHeld::Replace);
