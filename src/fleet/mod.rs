@@ -15,6 +15,8 @@ mod migrate;
 mod no_reader;
 #[cfg(feature = "fleet")]
 mod node;
+#[cfg(not(feature = "fleet"))]
+mod other_program;
 #[cfg(feature = "fleet")]
 mod password;
 #[cfg(feature = "fleet")]
@@ -43,8 +45,6 @@ mod url;
 #[allow(unused_imports, reason = "for the orders and the keys of the fleet, which are being built")]
 pub use self::connection::{FleetNotification, FleetNotifications};
 pub use self::membership::FleetMembership;
-#[cfg(not(feature = "fleet"))]
-pub use self::no_reader::AbsentReader as FleetReader;
 #[cfg(feature = "fleet")]
 pub use self::reader::FleetReader;
 pub use self::rows::{DoubleClaim, FleetAudit, FleetHistory, FleetPlace};
@@ -58,3 +58,5 @@ pub use self::{
     schema::SCHEMA_VERSION,
     url::{DatabaseUrl, UrlError},
 };
+#[cfg(not(feature = "fleet"))]
+pub use self::{no_reader::AbsentReader as FleetReader, other_program::continue_there};
