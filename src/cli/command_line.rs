@@ -127,10 +127,16 @@ pub(super) enum Command {
     /// --key it waits for the tasks that run now. A task also counts as ended, and as failed, if its
     /// supervisor was killed: its row stays `running` until `bookend recover` settles it. Hooks may still run
     /// when a task has ended.
+    ///
+    /// In a fleet, an id or a key may be that of a task on another host. If that host does not answer,
+    /// bookend waits until it is back or is declared lost.
     Wait(WaitArgs),
     /// Cancel running tasks and wait until they have ended
     ///
     /// `bookend stop` is the same command.
+    ///
+    /// In a fleet, an id or a key may be that of a task on another host, whose monitor cancels it. That needs
+    /// the rights of an operator. If that host does not answer, the order stands until it is back.
     #[command(visible_alias = "stop")]
     Cancel(CancelArgs),
     /// Delete tasks past their retention period

@@ -45,9 +45,9 @@ pub fn choose_in(ledger: &Ledger, which: &TaskChoice) -> Result<Task, Error> {
     })
 }
 
-/// The error for a task that is not in the source with this name.
-pub fn not_found(which: &TaskChoice, name: &str) -> Error {
-    Error::new(Kind::Nothing, format!("{} in {name} and its fleet", nothing(which)))
+/// The error for a task that is not there; `place` is as in `in LEDGER and its fleet`.
+pub fn not_found(which: &TaskChoice, place: &str) -> Error {
+    Error::new(Kind::Nothing, format!("{} {place}", nothing(which)))
 }
 
 /// The error for the beginning of the ids of several tasks.

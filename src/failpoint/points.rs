@@ -68,6 +68,7 @@ pub const STEPS: &[&str] = &[
 ];
 
 /// What the hub of a monitor passes, and a run that asks it for a key.
+#[allow(dead_code, reason = "the tests that include this file kill only runs and recoveries")]
 pub const HUB: &[&str] = &[
     "run.granted",
     "hub.taken",
@@ -75,6 +76,7 @@ pub const HUB: &[&str] = &[
     "hub.registered",
     "hub.sent",
     "hub.reconciling",
+    "hub.ordered",
     "hub.draining",
 ];
 

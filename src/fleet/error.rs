@@ -92,6 +92,19 @@ impl FleetError {
         Some(hint.to_owned())
     }
 
+    /// As an error of a command for operators, with the advice that fits the role of a host.
+    pub fn of_operator(self, user: &str) -> Error {
+        let is_denied = matches!(self, FleetError::Denied { .. }) && self.hint().is_none();
+        let error = Error::from(self);
+        match is_denied {
+            true => error.hint(format!(
+                "name the database with --ledger postgres://OPERATOR@…, or let the role that created the \
+                 fleet allow it to this one: GRANT bookend_operator TO \"{user}\""
+            )),
+            false => error,
+        }
+    }
+
     /// An error while connecting.
     pub(super) fn of_connecting(server: &str, error: tokio_postgres::Error) -> FleetError {
         let server = server.to_owned();

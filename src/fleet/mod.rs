@@ -4,6 +4,7 @@
 mod answer;
 #[cfg(feature = "fleet")]
 mod argument;
+mod changes;
 #[cfg(feature = "fleet")]
 mod connection;
 #[cfg(feature = "fleet")]
@@ -41,13 +42,11 @@ mod tls;
 #[cfg(feature = "fleet")]
 mod url;
 
-#[cfg(feature = "fleet")]
-#[allow(unused_imports, reason = "for the orders and the keys of the fleet, which are being built")]
-pub use self::connection::{FleetNotification, FleetNotifications};
+pub use self::changes::FleetChanges;
 pub use self::membership::FleetMembership;
 #[cfg(feature = "fleet")]
 pub use self::reader::FleetReader;
-pub use self::rows::{DoubleClaim, FleetAudit, FleetHistory, FleetPlace};
+pub use self::rows::{DoubleClaim, FleetAudit, FleetHistory, FleetPlace, OrderAnswer};
 #[cfg(feature = "fleet")]
 pub use self::{
     argument::CallArgument,

@@ -1,7 +1,7 @@
 //! The reader of a build without the client of PostgreSQL: instead of connecting, the other program does.
 
 use super::other_program::continue_there;
-use super::rows::{FleetAudit, FleetHistory, FleetPage, FleetPlace};
+use super::rows::{FleetAudit, FleetHistory, FleetPage, FleetPlace, OrderAnswer};
 use crate::error::Error;
 use crate::task::{FleetTask, GroupBy, Key, Task, TaskFilter, TaskId, TaskStats};
 
@@ -12,6 +12,10 @@ pub enum AbsentReader {}
 impl AbsentReader {
     pub fn connect(_: &str) -> Result<AbsentReader, Error> {
         Err(continue_there())
+    }
+
+    pub fn connect_to_follow(url: &str) -> Result<AbsentReader, Error> {
+        AbsentReader::connect(url)
     }
 
     pub fn page(
@@ -51,6 +55,18 @@ impl AbsentReader {
         _: &[TaskId],
         _: &[&Task],
     ) -> Result<TaskStats, Error> {
+        match *self {}
+    }
+
+    pub fn task(&self, _: &TaskId) -> Result<Option<FleetTask>, Error> {
+        match *self {}
+    }
+
+    pub fn order_cancel(&self, _: &TaskId) -> Result<OrderAnswer, Error> {
+        match *self {}
+    }
+
+    pub fn order_result(&self, _: i64) -> Result<Option<String>, Error> {
         match *self {}
     }
 

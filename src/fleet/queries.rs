@@ -82,6 +82,16 @@ pub(super) const IN_FLIGHT: &str = concat!(
 /// The tasks whose ids are at least $1 and less than $2.
 pub(super) const BY_PREFIX: &str = select!("WHERE t.id >= $1 AND t.id < $2 ORDER BY t.id LIMIT 10");
 
+/// The task $1.
+pub(super) const BY_ID: &str = select!("WHERE t.id = $1");
+
+/// Orders that the host of the task $1 cancels it.
+pub(super) const CANCEL: &str = "SELECT bookend.cancel($1)";
+
+/// What came of the order $1; NULL while it is open.
+pub(super) const ORDER_RESULT: &str =
+    "SELECT (SELECT coalesce(result, '') FROM bookend.cancel_order WHERE id = $1 AND done_at IS NOT NULL)";
+
 /// The task that was started last, of those with the key $1 if that is not NULL.
 pub(super) const NEWEST: &str =
     select!("WHERE ($1 IS NULL OR t.key = $1) ORDER BY t.started_at DESC, t.id DESC LIMIT 1");

@@ -1,6 +1,7 @@
 //! Reads the tasks of a whole fleet, for a command that shows them.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -10,7 +11,7 @@ use super::argument::CallArgument;
 use super::connection::{ConnectOptions, FleetConnection};
 use super::error::FleetError;
 use super::queries;
-use super::rows::{self, FleetAudit, FleetHistory, FleetPage, FleetPlace};
+use super::rows::{self, FleetAudit, FleetHistory, FleetPage, FleetPlace, OrderAnswer};
 use super::url::DatabaseUrl;
 use crate::error::Error;
 use crate::task::{FleetTask, GroupBy, Key, Task, TaskFilter, TaskId, TaskStats, Time};
@@ -31,9 +32,19 @@ impl fmt::Debug for FleetReader {
 impl FleetReader {
     /// Connects, or gives up after three seconds.
     pub fn connect(url: &str) -> Result<FleetReader, Error> {
+        FleetReader::connect_with(url, ConnectOptions::default())
+    }
+
+    /// As [`FleetReader::connect`], for a command that asks again later: each answer may take a few seconds.
+    pub fn connect_to_follow(url: &str) -> Result<FleetReader, Error> {
+        let call_timeout = Duration::from_secs(5);
+        FleetReader::connect_with(url, ConnectOptions { call_timeout, ..ConnectOptions::default() })
+    }
+
+    fn connect_with(url: &str, options: ConnectOptions) -> Result<FleetReader, Error> {
         let url = DatabaseUrl::parse(url).map_err(FleetError::from)?;
         let runtime = Builder::new_current_thread().enable_all().build().map_err(FleetError::from)?;
-        let connection = runtime.block_on(FleetConnection::connect(&url, ConnectOptions::default()))?;
+        let connection = runtime.block_on(FleetConnection::connect(&url, options))?;
         Ok(FleetReader { connection, runtime })
     }
 
@@ -74,6 +85,23 @@ impl FleetReader {
         let end = format!("{prefix}{}", char::MAX);
         let arguments = [prefix.into(), end.as_str().into()];
         Ok(rows::tasks(self.rows(queries::BY_PREFIX, &arguments)?))
+    }
+
+    /// The task with this id.
+    pub fn task(&self, id: &TaskId) -> Result<Option<FleetTask>, Error> {
+        Ok(rows::tasks(self.rows(queries::BY_ID, &[id.as_str().into()])?).pop())
+    }
+
+    /// Orders that the task's host cancels it, as an operator.
+    pub fn order_cancel(&self, id: &TaskId) -> Result<OrderAnswer, Error> {
+        let arguments = [id.as_str().into()];
+        let called = self.connection.call(queries::CANCEL, &arguments);
+        self.runtime.block_on(called).map_err(|e| e.of_operator(self.connection.user()))
+    }
+
+    /// What came of an order; `None` while it is open.
+    pub fn order_result(&self, number: i64) -> Result<Option<String>, Error> {
+        self.one(queries::ORDER_RESULT, &[number.into()])
     }
 
     /// The task that was started last, of those with this key if there is one.

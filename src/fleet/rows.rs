@@ -77,6 +77,21 @@ pub struct FleetAudit {
     pub double_claims: Vec<DoubleClaim>,
 }
 
+/// What came of an order to cancel a task.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum OrderAnswer {
+    /// The task's host is to carry it out.
+    Ordered {
+        #[serde(rename = "order")]
+        number: i64,
+    },
+    /// The task had ended.
+    Ended { status: String },
+    /// There is no such task.
+    Unknown,
+}
+
 impl FleetPage {
     /// The page of these rows; `most`: a full page.
     pub(super) fn of(rows: Vec<Value>, most: usize) -> FleetPage {

@@ -53,6 +53,8 @@ pub enum WatchSource {
     /// The hub of a monitor that stops: it has ended.
     #[cfg_attr(not(feature = "fleet"), allow(dead_code, reason = "there is no hub"))]
     Hub,
+    /// Tasks of the fleet may have changed.
+    FleetChange,
     /// Our stdout, while there is something to be written.
     Downstream,
 }
@@ -169,6 +171,7 @@ fn wanted(source: WatchSource) -> PollFlags {
         | WatchSource::Leftover
         | WatchSource::LedgerChange
         | WatchSource::Hub
+        | WatchSource::FleetChange
         | WatchSource::Supervisor => PollFlags::POLLIN,
         WatchSource::Downstream => PollFlags::POLLOUT,
     }

@@ -90,6 +90,21 @@ impl TaskColumn {
     pub const WATCH: [TaskColumn; 10] =
         [C::Id, C::Status, C::Why, C::Agent, C::Key, C::Time, C::Tokens, C::Cost, C::Tool, C::Command];
 
+    /// As `WATCH`, with the host of each task.
+    pub const WATCH_OF_HOSTS: [TaskColumn; 11] = [
+        C::Id,
+        C::Status,
+        C::Why,
+        C::Host,
+        C::Agent,
+        C::Key,
+        C::Time,
+        C::Tokens,
+        C::Cost,
+        C::Tool,
+        C::Command,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             C::Id => "id",

@@ -215,10 +215,16 @@ fn a_host_is_declared_lost_by_an_operator_who_says_yes() {
          SELECT 't', 'k', 'running', now(), id, 1, 1, now() FROM bookend.node",
     );
     let asked = lost(&["--ledger", &operator]).ended(End::Code(2));
-    hint(&asked, &["needs --yes: 1 task", "make sure that the machine is off"]);
+    hint(
+        &asked,
+        &[
+            "needs --yes: 1 task (t) counts as running there, with 1 key (k)",
+            "make sure that the machine is off",
+        ],
+    );
     hint(&lost(&["--yes"]).ended(End::Code(125)), &["permission denied", "GRANT bookend_operator TO"]);
     let done = lost(&["--yes", "--ledger", &operator]).ended(End::Code(0)).silent();
-    assert_eq!(done.stdout, format!("{host} is declared lost: 1 task interrupted, 1 key released\n"));
+    assert_eq!(done.stdout, format!("{host} is declared lost: 1 task interrupted (t), 1 key released (k)\n"));
     let state = "SELECT status, reason, (SELECT count(*) FROM bookend.claim) FROM bookend.task_history";
     assert_eq!(fleet.postgres.psql(state), "interrupted|host_lost|0");
     hint(&lost(&["--yes", "--ledger", &operator]).ended(End::Code(1)), &["is no longer in the fleet: lost"]);

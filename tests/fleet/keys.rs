@@ -3,15 +3,8 @@
 use rustix::process::Signal;
 
 use crate::harness::{End, Fifo, Proc, eventually};
-use crate::node::{Node, claims};
+use crate::node::{Node, claims, fleet};
 use crate::postgres::Postgres;
-
-/// A fleet whose nodes renew their leases often.
-fn fleet(test: &str) -> Option<Postgres> {
-    let postgres = Postgres::with_schema(test)?;
-    postgres.psql("UPDATE bookend.setting SET value = '300' WHERE name = 'renew_ms'");
-    Some(postgres)
-}
 
 /// A task that holds the key `k` until `go` receives a line.
 struct Holder {

@@ -3,6 +3,13 @@
 use crate::harness::{Cmd, End, Monitor, Output, World, eventually};
 use crate::postgres::Postgres;
 
+/// A fleet whose nodes renew their leases often.
+pub fn fleet(test: &str) -> Option<Postgres> {
+    let postgres = Postgres::with_schema(test)?;
+    postgres.psql("UPDATE bookend.setting SET value = '300' WHERE name = 'renew_ms'");
+    Some(postgres)
+}
+
 pub struct Node {
     pub world: World,
     pub role: String,
@@ -13,13 +20,17 @@ pub struct Node {
 impl Node {
     /// A ledger that has joined the fleet as the role `bookend_NAME`, without a monitor.
     pub fn join(postgres: &Postgres, name: &str) -> Node {
+        Node::join_at(postgres, name, &postgres.database_url(&format!("bookend_{name}")))
+    }
+
+    /// As [`Node::join`], by this URL.
+    pub fn join_at(postgres: &Postgres, name: &str, url: &str) -> Node {
         let role = format!("bookend_{name}");
         postgres.role(&role, &["bookend_host"]);
         let password_file = postgres.password_file().to_str().expect("UTF-8").to_owned();
         let node = Node { world: World::new(), role, password_file, monitor: None };
-        let url = postgres.database_url(&node.role);
         let joined =
-            node.world.bare(["bookend", "fleet", "join", &url]).env("PGPASSFILE", &node.password_file);
+            node.world.bare(["bookend", "fleet", "join", url]).env("PGPASSFILE", &node.password_file);
         joined.run().ended(End::Code(0));
         node
     }
@@ -74,6 +85,16 @@ impl Node {
     /// A run under a key.
     pub fn keyed(&self, key: &str, script: &str) -> Cmd<'_> {
         self.world.run_sh(script).options(["--key", key]).own_group()
+    }
+
+    /// For PGPASSFILE.
+    pub fn password_file(&self) -> &str {
+        &self.password_file
+    }
+
+    /// The id of this node.
+    pub fn id(&self, postgres: &Postgres) -> String {
+        postgres.psql(&format!("SELECT id FROM bookend.node WHERE role = '{}'", self.role))
     }
 
     pub fn bookend(&self, words: &[&str]) -> Output {

@@ -5,15 +5,8 @@ use std::fs;
 use rustix::process::Signal;
 
 use crate::harness::{Cmd, End, eventually};
-use crate::node::Node;
+use crate::node::{Node, fleet};
 use crate::postgres::Postgres;
-
-/// A fleet whose nodes renew their leases often.
-fn fleet(test: &str) -> Option<Postgres> {
-    let postgres = Postgres::with_schema(test)?;
-    postgres.psql("UPDATE bookend.setting SET value = '300' WHERE name = 'renew_ms'");
-    Some(postgres)
-}
 
 fn run<'w>(node: &'w Node, id: &str, script: &str) -> Cmd<'w> {
     node.world.run_sh(script).options(["--id", id])

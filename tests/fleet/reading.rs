@@ -365,7 +365,7 @@ fn only_reading_commands_take_the_url_of_a_database() {
     let url = site.url();
     let refused: [&[&str]; 9] = [
         &["run", "--", "true"],
-        &["cancel", "x"],
+        &["cancel", "--all"],
         &["redispatch", "x"],
         &["resume", "x"],
         &["deliver"],

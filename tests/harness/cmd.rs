@@ -302,6 +302,13 @@ impl Proc {
         String::from_utf8_lossy(&self.stdout.text).into_owned()
     }
 
+    /// What the process has written to standard error up to now.
+    #[allow(dead_code, reason = "used by the tests of the fleet")]
+    pub fn stderr_so_far(&mut self) -> String {
+        self.stderr.drain();
+        String::from_utf8_lossy(&self.stderr.text).into_owned()
+    }
+
     /// Closes the reading end of standard output.
     pub fn close_stdout(&mut self) {
         self.stdout.file = None;

@@ -40,20 +40,6 @@ pub(super) fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Res
     crate::fleet::block_on(future).map_err(FleetError::from)?
 }
 
-/// What an operator asked for, with the advice that fits a role of a host.
-pub(super) fn as_operator(error: FleetError, connection: &FleetConnection) -> Error {
-    let is_denied = matches!(error, FleetError::Denied { .. }) && error.hint().is_none();
-    let error = Error::from(error);
-    let user = connection.user();
-    match is_denied {
-        true => error.hint(format!(
-            "name the database with --ledger postgres://OPERATOR@…, or let this role do it: GRANT \
-             bookend_operator TO \"{user}\""
-        )),
-        false => error,
-    }
-}
-
 /// The one node of a host that is named by its host or by the beginning of its id.
 pub(super) fn find<'a>(nodes: &'a [FleetNode], host: &str) -> Result<&'a FleetNode, Error> {
     let named = |node: &&FleetNode| node.host == host || node.id.to_string() == host;

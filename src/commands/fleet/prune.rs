@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::database::{self, as_operator, block_on, connect};
+use super::database::{self, block_on, connect};
 use super::options::FleetPruneOptions;
 use crate::error::Error;
 use crate::view;
@@ -28,7 +28,7 @@ pub(super) fn prune(options: &FleetPruneOptions, ledger: Option<&Path>) -> Resul
         loop {
             let arguments = [seconds.into(), options.dry_run.into(), most.into()];
             let called = connection.call(PRUNE, &arguments).await;
-            let PruneAnswer { tasks } = called.map_err(|e| as_operator(e, &connection))?;
+            let PruneAnswer { tasks } = called.map_err(|e| e.of_operator(connection.user()))?;
             all += tasks;
             if options.dry_run || tasks < most {
                 return Ok(all);

@@ -11,7 +11,6 @@ pub use table::{ListOptions, Output, TABLE_LIMIT, listed};
 use crate::commands::source::TaskSource;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::ledger;
 use crate::sys::stdout::print;
 use crate::task::TaskFilter;
 use crate::view::{self, Screen, TaskColumn};
@@ -23,7 +22,7 @@ use table::TaskTable;
 /// When the ledger cannot be chosen or read, or stdout cannot be written.
 pub fn list(options: &ListOptions, ledger: Option<&Path>) -> Result<Exit, Error> {
     if options.watch {
-        return watch::watch(options, &ledger::locate(ledger)?);
+        return watch::watch(options, ledger);
     }
     let source = TaskSource::open(ledger, options.here)?;
     match options.output {

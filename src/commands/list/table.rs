@@ -31,7 +31,7 @@ pub enum Output {
 }
 
 /// The tasks of a table as they were read.
-#[derive(Default)]
+#[derive(Default, PartialEq)]
 pub struct TaskTable {
     tasks: Vec<FleetTask>,
     /// `20 of 33`, if the limit left tasks out.

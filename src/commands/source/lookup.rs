@@ -21,7 +21,7 @@ impl TaskSource {
         if let (None, Some(ledger), false) = (&found, self.ledger(), self.is_fleet()) {
             return find::choose_in(ledger, which).map(|task| self.own(task));
         }
-        found.ok_or_else(|| find::not_found(which, self.name()))
+        found.ok_or_else(|| find::not_found(which, &self.whole_name()))
     }
 
     /// What is known of a task of another host besides its row.

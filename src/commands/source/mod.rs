@@ -4,6 +4,7 @@
 //! of the fleet.
 
 mod figures;
+mod followed;
 mod fresh;
 mod lookup;
 mod merged;

@@ -1,6 +1,6 @@
 //! A ledger, with the database of its fleet.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::path::Path;
 
 use super::super::find;
@@ -28,10 +28,22 @@ pub struct TaskSource {
 struct FleetSide {
     /// This host's node.
     node: String,
+    /// `None`: the ledger does not say, or others may have written it.
+    url: Option<String>,
     /// `None`: the database did not answer at the start.
     reader: Option<FleetReader>,
-    /// It does not answer any more.
-    is_gone: Cell<bool>,
+    /// Why it does not answer.
+    away: RefCell<Option<String>>,
+    use_of: FleetUse,
+}
+
+/// What a command does if the database does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FleetUse {
+    /// It warns, and shows the tasks of this host.
+    Read,
+    /// It asks again later, and says itself what that means.
+    Follow,
 }
 
 impl TaskSource {
@@ -43,13 +55,20 @@ impl TaskSource {
         let Some(url) = ledger.and_then(ledger::database_url) else {
             let at = ledger::locate(ledger)?;
             let source = TaskSource::here(&at)?;
-            return Ok(if here { source } else { source.with_fleet() });
+            return Ok(if here { source } else { source.with_fleet(FleetUse::Read) });
         };
         if here {
             return Err(Error::usage("--here shows the tasks of a ledger, and --ledger names a database"));
         }
-        let fleet = FleetSide::of(String::new(), Some(FleetReader::connect(url)?));
-        Ok(TaskSource { name: view::one_line(url).into_owned(), at: None, ledger: None, fleet: Some(fleet) })
+        TaskSource::of_database(url, FleetUse::Read)
+    }
+
+    pub(super) fn of_database(url: &str, use_of: FleetUse) -> Result<TaskSource, Error> {
+        let reader = Some(use_of.connect(url)?);
+        let (node, url) = (String::new(), Some(url.to_owned()));
+        let fleet = FleetSide { node, url, reader, away: RefCell::default(), use_of };
+        let name = view::one_line(fleet.url.as_deref().unwrap_or_default()).into_owned();
+        Ok(TaskSource { name, at: None, ledger: None, fleet: Some(fleet) })
     }
 
     /// The ledger alone.
@@ -57,14 +76,18 @@ impl TaskSource {
     /// # Errors
     /// When the ledger cannot be read.
     pub fn here(at: &Location) -> Result<TaskSource, Error> {
-        let name = view::one_line(&at.file.to_string_lossy()).into_owned();
-        Ok(TaskSource { name, ledger: Ledger::open_read_only(at)?, at: Some(at.clone()), fleet: None })
+        Ok(TaskSource::of_ledger(at, Ledger::open_read_only(at)?))
     }
 
-    fn with_fleet(self) -> TaskSource {
+    pub(super) fn of_ledger(at: &Location, ledger: Option<Ledger>) -> TaskSource {
+        let name = view::one_line(&at.file.to_string_lossy()).into_owned();
+        TaskSource { name, ledger, at: Some(at.clone()), fleet: None }
+    }
+
+    pub(super) fn with_fleet(self, use_of: FleetUse) -> TaskSource {
         let Some(ledger) = &self.ledger else { return self };
         let Some(setting) = ledger.fleet() else { return self };
-        let mut node = String::new();
+        let (mut node, mut url) = (String::new(), None);
         let connected = FleetMembership::parse(setting)
             .map_err(|e| Error::failed("the setting of the fleet in the ledger cannot be read").caused_by(e))
             .and_then(|membership| {
@@ -72,11 +95,15 @@ impl TaskSource {
                 // Whoever may write to the ledger would choose who gets this user's password.
                 match ledger.distrust() {
                     Some(distrust) => Err(Error::failed(distrust.why)),
-                    None => FleetReader::connect(&membership.url),
+                    None => use_of.connect(url.insert(membership.url)),
                 }
             });
-        let reader = connected.map_err(|e| warn_of_rows_of_this_host(&e)).ok();
-        TaskSource { fleet: Some(FleetSide::of(node, reader)), ..self }
+        let mut fleet = FleetSide { node, url, reader: None, away: RefCell::default(), use_of };
+        match connected {
+            Ok(reader) => fleet.reader = Some(reader),
+            Err(e) => fleet.note_away(&e),
+        }
+        TaskSource { fleet: Some(fleet), ..self }
     }
 
     /// The path of the ledger or the URL of the database, on one line.
@@ -87,6 +114,20 @@ impl TaskSource {
     /// The path of the ledger or the URL of the database, as it is.
     pub fn place(&self) -> String {
         self.at.as_ref().map_or_else(|| self.name.clone(), |at| at.file.to_string_lossy().into_owned())
+    }
+
+    /// The path and whether others are asked, for a message that nothing was found.
+    pub fn whole_name(&self) -> String {
+        match (&self.at, &self.fleet) {
+            (Some(_), Some(_)) => format!("in {} and its fleet", self.name),
+            (Some(_), None) => format!("in the ledger {}", self.name),
+            (None, _) => format!("in {}", self.name),
+        }
+    }
+
+    /// The path that the option of another command names.
+    pub fn option(&self) -> Option<&Path> {
+        self.at.as_ref()?.option()
     }
 
     /// The ledger's place; `None`: there is only the database.
@@ -161,23 +202,59 @@ impl TaskSource {
         &self,
         ask: impl FnOnce(&FleetReader) -> Result<T, Error>,
     ) -> Result<Option<T>, Error> {
-        let Some(fleet) = self.fleet.as_ref().filter(|fleet| !fleet.is_gone.get()) else { return Ok(None) };
+        let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.away.borrow().is_none()) else {
+            return Ok(None);
+        };
         let Some(reader) = &fleet.reader else { return Ok(None) };
         match ask(reader) {
             Ok(answer) => Ok(Some(answer)),
-            Err(e) if self.at.is_none() => Err(e),
+            Err(e) if self.at.is_none() && fleet.use_of == FleetUse::Read => Err(e),
             Err(e) => {
-                warn_of_rows_of_this_host(&e);
-                fleet.is_gone.set(true);
+                fleet.note_away(&e);
                 Ok(None)
             }
+        }
+    }
+
+    /// Why the database does not answer.
+    pub fn away(&self) -> Option<String> {
+        self.fleet.as_ref()?.away.borrow().clone()
+    }
+
+    /// Connects to the database again if it has not answered.
+    pub fn refresh(&mut self) {
+        let Some(fleet) = &mut self.fleet else { return };
+        let Some(url) = fleet.url.as_ref().filter(|_| fleet.away.get_mut().is_some()) else { return };
+        match fleet.use_of.connect(url) {
+            Ok(reader) => {
+                fleet.reader = Some(reader);
+                fleet.away.take();
+            }
+            Err(e) => fleet.note_away(&e),
+        }
+    }
+
+    /// The database of the fleet, to follow its changes.
+    pub(super) fn database(&self) -> Option<&str> {
+        self.fleet.as_ref()?.url.as_deref()
+    }
+}
+
+impl FleetUse {
+    fn connect(self, url: &str) -> Result<FleetReader, Error> {
+        match self {
+            FleetUse::Read => FleetReader::connect(url),
+            FleetUse::Follow => FleetReader::connect_to_follow(url),
         }
     }
 }
 
 impl FleetSide {
-    fn of(node: String, reader: Option<FleetReader>) -> FleetSide {
-        FleetSide { node, reader, is_gone: Cell::new(false) }
+    fn note_away(&self, why: &Error) {
+        if self.use_of == FleetUse::Read {
+            warn_of_rows_of_this_host(why);
+        }
+        self.away.replace(Some(crate::error::chain(why)));
     }
 }
 

@@ -263,6 +263,7 @@ impl Supervisor<'_> {
             | WatchSource::Leftover
             | WatchSource::LedgerChange
             | WatchSource::Hub
+            | WatchSource::FleetChange
             | WatchSource::Supervisor => {}
         }
         Ok(())

@@ -12,6 +12,7 @@ use super::facts::NodeFacts;
 use super::node::{HubLink, HubNode};
 use super::publication::Publication;
 use super::registration::Registration;
+use super::{notices, orders};
 use crate::failpoint;
 use crate::fleet::FleetError;
 
@@ -72,6 +73,7 @@ async fn hold(node: &Rc<HubNode>) -> Result<(), HubError> {
     let stop = tokio::select! {
         e = renew(node, &registration) => return Err(e),
         () = node.registration_over.notified() => return Err(HubError::Superseded),
+        never = notices::follow(node) => match never {},
         e = publication.run() => return Err(e),
         stop = node.stopping() => stop,
     };
@@ -96,7 +98,12 @@ async fn renew(node: &HubNode, registration: &Registration) -> HubError {
         // Later the node would count as unreachable.
         let within = interval * 3;
         let silent = || FleetError::Silent { server: registration.server().to_owned(), within };
-        match timeout(within, registration.renew()).await {
+        let renewed = async {
+            let (free, orders) = registration.renew().await?;
+            orders::carry_out(node, registration, &orders).await?;
+            Ok(free)
+        };
+        match timeout(within, renewed).await {
             Ok(Ok(free)) if free.is_empty() => {}
             Ok(Ok(free)) => {
                 node.claims.borrow_mut().free(&free);

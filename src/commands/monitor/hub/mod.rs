@@ -13,6 +13,8 @@ mod keys;
 mod lease;
 mod local_keys;
 mod node;
+mod notices;
+mod orders;
 mod publication;
 mod reconcile;
 mod registration;

@@ -1,6 +1,7 @@
 //! The node that a ledger is in its fleet: what the tasks of the hub share.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,6 +35,8 @@ pub struct HubNode {
     pub claims_changed: Notify,
     /// The lease is to be renewed now: the database is waited for, or has news.
     pub renew_now: Notify,
+    /// What came of open orders, by their numbers, until the database has it.
+    pub order_results: RefCell<HashMap<i64, String>>,
     /// The epoch of this registration is over.
     pub registration_over: Notify,
     /// Whether the database can be used now.
@@ -81,6 +84,7 @@ impl HubNode {
             confirmed: Cell::new(0),
             claims_changed: Notify::new(),
             renew_now: Notify::new(),
+            order_results: RefCell::default(),
             registration_over: Notify::new(),
             link: watch::Sender::new(HubLink::Connecting),
             command,

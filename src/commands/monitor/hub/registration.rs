@@ -10,7 +10,7 @@ use super::error::HubError;
 use super::facts::NodeFacts;
 use crate::failpoint;
 use crate::fleet::{CallArgument, ConnectOptions, DatabaseUrl, FleetConnection};
-use crate::task::Key;
+use crate::task::{Key, TaskId};
 
 const VERSION: &str = "SELECT bookend.version()";
 const REGISTER: &str = "SELECT bookend.register($1, $2, $3, $4)";
@@ -50,12 +50,21 @@ enum RegisterAnswer {
     Refused { text: String },
 }
 
+/// An order to cancel a task of this ledger.
+#[derive(Debug, Deserialize)]
+pub struct CancelOrder {
+    pub id: i64,
+    pub task: TaskId,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 enum RenewAnswer {
     Ok {
         /// The keys for which this node waits, and that it can take now.
         free: Vec<Key>,
+        /// What this node is to cancel.
+        orders: Vec<CancelOrder>,
     },
     Superseded,
     Lost,
@@ -116,10 +125,11 @@ impl Registration {
         Ok(self.connection.call(sql, &[self.node.into()]).await?)
     }
 
-    /// Renews the lease. Returns the keys for which this node waits, and that it can take now.
-    pub async fn renew(&self) -> Result<Vec<Key>, HubError> {
+    /// Renews the lease. Returns the keys for which this node waits, and that it can take now, and the open
+    /// orders for it.
+    pub async fn renew(&self) -> Result<(Vec<Key>, Vec<CancelOrder>), HubError> {
         match self.call(RENEW, [self.instance.into()]).await? {
-            RenewAnswer::Ok { free } => Ok(free),
+            RenewAnswer::Ok { free, orders } => Ok((free, orders)),
             RenewAnswer::Superseded | RenewAnswer::Lost => Err(HubError::Superseded),
         }
     }

@@ -1,14 +1,17 @@
 //! `bookend cancel`: asks supervisors to end their tasks, and waits for that.
 
+mod elsewhere;
+
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::commands::find;
+use crate::commands::find::{self, TaskChoice};
+use crate::commands::source::TaskSource;
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
 use crate::exit::exit_code;
-use crate::ledger::{self, Ledger, LiveEvidence, TaskLookup};
+use crate::ledger::{Ledger, LiveEvidence, TaskLookup};
 use crate::log;
 use crate::process::procfs::identity::{self, ProcessHandle};
 use crate::process::procfs::mark;
@@ -17,7 +20,7 @@ use crate::recovery::{self, AgentState};
 use crate::stop;
 use crate::sys;
 use crate::sys::stdout::print;
-use crate::task::{Key, Status, Task, TaskFilter, TaskId, Verdict};
+use crate::task::{FleetTask, Key, Status, Task, TaskFilter, TaskId, Verdict};
 use crate::view;
 
 /// A practically unlimited wait that can still be added to a time.
@@ -43,20 +46,30 @@ pub struct CancelOptions {
 /// When nothing matches, the ledger cannot be read, or stdout cannot be written. An error with one of several
 /// tasks is printed, and the others are cancelled.
 pub fn cancel(options: &CancelOptions, ledger: Option<&Path>) -> Result<Exit, Error> {
-    let at = ledger::locate(ledger)?;
-    let all = matches!(options.which, CancelTarget::All);
-    let Some(ledger) = Ledger::open_own_read_only(&at)? else {
-        return if all { nothing_runs() } else { Err(find::no_ledger("nothing to cancel", &at)) };
+    let (ids, key): (&[String], _) = match &options.which {
+        CancelTarget::Ids(ids) => (ids, None),
+        CancelTarget::Key(key) => (&[], Some(key)),
+        CancelTarget::All => (&[], None),
     };
+    let all = matches!(options.which, CancelTarget::All);
+    let mut source = TaskSource::of_tasks(ledger, Ledger::open_own_read_only, ids, key)?;
+    match (source.ledger(), source.at()) {
+        (None, Some(_)) if all => return nothing_runs(),
+        (None, Some(at)) => return Err(find::no_ledger("nothing to cancel", at)),
+        (None, None) if all => {
+            return Err(Error::usage("--all cancels the tasks of a ledger, and --ledger names a database"));
+        }
+        _ => {}
+    }
     let mut failed = false;
     let mut complain = |e: Error| {
         failed = true;
         log::fail(&e);
     };
-    let running = |key: Option<Key>| ledger.tasks(&TaskFilter { key, ..TaskFilter::of(Status::Running) });
-    let tasks: Vec<Task> = match &options.which {
+    let running = |key: Option<Key>| source.tasks(&TaskFilter { key, ..TaskFilter::of(Status::Running) });
+    let tasks: Vec<FleetTask> = match &options.which {
         CancelTarget::Ids(ids) => {
-            let found = ids.iter().map(|id| find::find_in(&ledger, id));
+            let found = ids.iter().map(|id| source.find_of_tasks(&TaskChoice::Id(id.clone())));
             found.filter_map(|f| f.map_err(&mut complain).ok()).collect()
         }
         CancelTarget::Key(key) => running(Some(key.clone()))?,
@@ -64,9 +77,8 @@ pub fn cancel(options: &CancelOptions, ledger: Option<&Path>) -> Result<Exit, Er
     };
     match &options.which {
         CancelTarget::Key(key) if tasks.is_empty() => {
-            let message =
-                format!("no task is running under the key {key} in the ledger {}", at.file.display());
-            let list = view::suggestion(at.option(), "list --status running");
+            let message = format!("no task is running under the key {key} {}", source.whole_name());
+            let list = view::suggestion(source.option(), "list --status running");
             return Err(
                 Error::new(Kind::Nothing, message).hint(format!("run `{list}` to see the running tasks"))
             );
@@ -74,19 +86,28 @@ pub fn cancel(options: &CancelOptions, ledger: Option<&Path>) -> Result<Exit, Er
         CancelTarget::All if tasks.is_empty() => return nothing_runs(),
         _ => {}
     }
-    let mut told = Vec::new();
-    for task in tasks {
-        match tell(&ledger, &task, all) {
-            Ok(Some(supervisor)) => told.push((task, supervisor)),
-            Ok(None) => {}
-            Err(e) => complain(e),
+    let (mut told, mut ordered) = (Vec::new(), Vec::new());
+    for row in tasks {
+        match source.ledger().filter(|_| !row.is_elsewhere()) {
+            Some(ledger) => match tell(ledger, &row.task, all) {
+                Ok(Some(supervisor)) => told.push((row.task, supervisor)),
+                Ok(None) => {}
+                Err(e) => complain(e),
+            },
+            None => match elsewhere::order(&source, &row) {
+                Ok(order) => ordered.push(order),
+                Err(e) => complain(e),
+            },
         }
     }
     let began = Instant::now();
-    for (task, supervisor) in told {
-        let left = options.wait.map_or(FOREVER, |w| w.saturating_sub(began.elapsed()));
-        failed |= !report_end(&ledger, &task, &supervisor, left, began)?;
+    let left = || options.wait.map_or(FOREVER, |w| w.saturating_sub(began.elapsed()));
+    if let Some(ledger) = source.ledger() {
+        for (task, supervisor) in told {
+            failed |= !report_end(ledger, &task, &supervisor, left(), began)?;
+        }
     }
+    failed |= !elsewhere::report_ends(&mut source, ordered, left(), began)?;
     Ok(Exit::Code(if failed { exit_code::NOTHING } else { 0 }))
 }
 
