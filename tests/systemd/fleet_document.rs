@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::documents::fresh_with;
 use crate::harness::{DocumentBlock, blocks, possible};
 use crate::machine::Machine;
 use crate::transcript::agree;
@@ -76,7 +77,13 @@ impl Fleet {
         if !possible(test, has_server && can_connect, "the packages postgresql, ssl-cert and iproute2") {
             return None;
         }
-        let (db, alpha, beta) = (Machine::new(test)?, Machine::new(test)?, Machine::new(test)?);
+        let installed = || {
+            let machine = fresh_with(test, &[])?;
+            machine.sh("dpkg -i /srv/bookend/target/debian/bookend_*.deb");
+            machine.claude();
+            Some(machine)
+        };
+        let (db, alpha, beta) = (installed()?, installed()?, installed()?);
         db.sh(CLUSTER);
         for (name, host) in [("alpha", &alpha), ("beta", &beta)] {
             host.show_boot_ids();
