@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, RwLock, RwLockReadGuard};
@@ -47,11 +48,13 @@ exec probe work "RECORD" "$BOOKEND_TASK_ID" "${1%,*}" "$(uname -n)" "$resumed" "
 pub struct Member<'w> {
     pub name: String,
     host: RwLock<Host<'w>>,
-    monitor: Mutex<Option<Child>>,
+    monitor: Mutex<Option<Monitor>>,
     /// Whether a monitor that has ended is started again, as systemd does.
     pub is_watched: AtomicBool,
     /// What `BOOKEND_FAILPOINT` is for the next monitor.
     pub fail_point: Mutex<String>,
+    /// How many monitors have ended at their point.
+    pub ended_at_point: AtomicUsize,
 }
 
 impl<'w> Member<'w> {
@@ -80,6 +83,7 @@ impl<'w> Member<'w> {
             monitor: Mutex::new(None),
             is_watched: AtomicBool::new(true),
             fail_point: Mutex::default(),
+            ended_at_point: AtomicUsize::new(0),
         }
     }
 
@@ -101,24 +105,26 @@ impl<'w> Member<'w> {
         let errors = File::options().append(true).create(true).open(host.disk().join("monitor.err"));
         let errors = errors.expect("a file for its messages");
         let fail_point = std::mem::take(&mut *self.fail_point.lock().expect("a fail point"));
+        let has_point = !fail_point.is_empty();
         let child = host
             .command(["bookend", "monitor", "--grace", "200ms"])
             .env("BOOKEND_FAILPOINT", fail_point)
             .stdout(Stdio::null())
             .stderr(errors)
             .spawn();
-        if let Some(mut before) = monitor.replace(child.expect("a monitor")) {
-            let _ = before.kill();
-            let _ = before.wait();
-        }
+        *monitor = Some(Monitor { child: child.expect("a monitor"), has_point });
     }
 
     /// Starts the monitor again if it has ended and is watched.
     pub fn watch_monitor(&self) {
-        let has_ended = match &mut *self.monitor.lock().expect("the monitor") {
-            Some(monitor) => monitor.try_wait().is_ok_and(|status| status.is_some()),
-            None => true,
-        };
+        let mut monitor = self.monitor.lock().expect("the monitor");
+        let status = monitor.as_mut().and_then(|monitor| monitor.child.try_wait().expect("a child"));
+        if let Some(ended) = monitor.take_if(|_| status.is_some()) {
+            let by_kill = status.and_then(|status| status.signal()) == Some(Signal::KILL.as_raw());
+            self.ended_at_point.fetch_add(usize::from(ended.has_point && by_kill), Ordering::Relaxed);
+        }
+        let has_ended = monitor.is_none();
+        drop(monitor);
         if has_ended && self.is_watched.load(Ordering::Relaxed) {
             self.start_monitor();
         }
@@ -138,12 +144,16 @@ impl<'w> Member<'w> {
     }
 }
 
-impl Drop for Member<'_> {
+/// A monitor, which is killed when this is dropped.
+struct Monitor {
+    child: Child,
+    has_point: bool,
+}
+
+impl Drop for Monitor {
     fn drop(&mut self) {
-        if let Ok(Some(mut monitor)) = self.monitor.lock().map(|mut monitor| monitor.take()) {
-            let _ = monitor.kill();
-            let _ = monitor.wait();
-        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -332,6 +342,8 @@ impl Load {
             let is_right = match (run.kind, run.code) {
                 (_, Some(0)) => true,
                 (_, None | Some(143 | 137)) if is_harmed => true,
+                // Its host lost its power before the command was there.
+                (_, Some(99)) if is_harmed && run.stderr.starts_with("probe: ") => true,
                 (Kind::Keyless, _) => false,
                 // Another run has replaced it.
                 (_, None | Some(143)) => true,

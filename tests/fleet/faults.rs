@@ -15,7 +15,7 @@ use rustix::process::Signal;
 
 use crate::arena::{Arena, Dice, Kind, Load, UNREACHABLE, role_of, run_words};
 use crate::harness::{World, pause, print_line};
-use crate::hosts::{Cut, Network, can_make_hosts, send};
+use crate::hosts::{Cut, Ended, Network, can_make_hosts, send};
 use crate::postgres::Postgres;
 
 /// What runs go on before the fault, and after it.
@@ -101,6 +101,7 @@ impl Cell {
 
 #[cfg(feature = "failpoints")]
 #[path = "../../src/failpoint/points.rs"]
+#[allow(dead_code, reason = "the points of the fleet are some of all")]
 mod points;
 
 /// The points of the protocol, which exist only with the feature `failpoints`.
@@ -369,24 +370,38 @@ fn point_of_protocol(arena: &Arena, point: &str, victim: Victim, dice: &mut Dice
     let fails = |nth: u64| format!("{point}#{nth}:kill");
     match victim {
         Victim::Monitor => {
-            // The first time is at its start; a later one is while runs go on.
-            let mut hits = 0;
-            for nth in [1, 2 + dice.roll(8)] {
+            // The first time is at its start; a later one is while runs go on, or when it stops.
+            for nth in [1, 1 + dice.roll(4)] {
                 *a.fail_point.lock().expect("a fail point") = fails(nth);
-                hits += until_hit(|| usize::from(a.signal_monitor(Signal::KILL)));
+                until_hit(|| usize::from(a.signal_monitor(Signal::KILL)));
+                // A claim without a task is released.
+                kill_run(arena, "own", "run.granted");
+                order_cancel(arena);
+                pause(AFTER);
+                a.signal_monitor(Signal::TERM);
                 pause(AFTER);
             }
-            hits
+            a.ended_at_point.load(Ordering::Relaxed)
         }
-        Victim::Run => (0..4)
-            .map(|n| {
-                let words = run_words(Kind::Waiting, &format!("k{}", n % 3), 50);
-                let child = a.host().command(&words).env("BOOKEND_FAILPOINT", fails(1)).spawn();
-                let status = child.expect("a run").wait_with_output().expect("its end").status;
-                usize::from(status.code().is_none())
-            })
-            .sum(),
+        Victim::Run => (0..4).map(|n| kill_run(arena, &format!("k{}", n % 3), point)).sum(),
     }
+}
+
+/// Orders that a run of the first host is cancelled, one under a key, as a run of the other one may be.
+fn order_cancel(arena: &Arena) {
+    until_hit(|| {
+        let task = "SELECT t.id FROM bookend.task_history t JOIN bookend.node n ON n.id = t.node
+                    WHERE n.host = 'a' AND t.status = 'running' AND t.key IS NOT NULL LIMIT 1";
+        let order = format!("SELECT bookend.cancel(id)->>'state' FROM ({task}) t");
+        usize::from(arena.database.psql(&order) == "ordered")
+    });
+}
+
+/// A run under this key that is killed at a point. Returns whether it was.
+fn kill_run(arena: &Arena, key: &str, point: &str) -> usize {
+    let mut command = arena.members[0].host().command(run_words(Kind::Waiting, key, 50));
+    let child = command.env("BOOKEND_FAILPOINT", format!("{point}:kill")).spawn().expect("a run");
+    usize::from(Ended::of(child).code.is_none())
 }
 
 /// Puts everything back.

@@ -185,7 +185,7 @@ impl Evidence {
         self.overlap(lost, &mut found);
         self.are_recorded(&mut found);
         self.end_once(&mut found);
-        self.are_published(&mut found);
+        self.are_published(lost, &mut found);
         self.stay_on_their_host(&mut found);
         found
     }
@@ -244,8 +244,8 @@ impl Evidence {
         }
     }
 
-    /// F6: the database has the tasks of all ledgers and no others, with the same status and cost.
-    fn are_published(&self, found: &mut Vec<String>) {
+    /// F4: only a person's word ends what lives. F6: the database has the tasks of all ledgers and no others, with the same status and cost.
+    fn are_published(&self, lost: &[&str], found: &mut Vec<String>) {
         let mut unseen: BTreeSet<&str> = self.published.keys().map(String::as_str).collect();
         for (ledger, task) in self.ledgers.iter().flat_map(|l| l.tasks.iter().map(move |t| (l, t))) {
             let (id, status) = (task.text("id"), task.text("status"));
@@ -254,6 +254,9 @@ impl Evidence {
                 continue;
             };
             unseen.remove(id.as_str());
+            if published.is_late && !lost.contains(&ledger.host.as_str()) {
+                found.push(format!("F4: {id} of {} was ended while it lived", ledger.host));
+            }
             let cost = task.real("cost_usd").unwrap_or_default();
             if (cost - published.cost).abs() > 1e-9 {
                 found.push(format!("F6: {id} cost {cost}, and {} in the database", published.cost));

@@ -71,7 +71,7 @@ pub(super) fn declare_lost(options: &DeclareLostOptions, ledger: Option<&Path>) 
         return Ok(view::pretty(&answer));
     }
     let host = view::one_line(host);
-    let (tasks, keys) = (named(tasks, "task", " interrupted"), named(released, "key", " released"));
+    let (tasks, keys) = (named(&short(tasks), "task", " interrupted"), named(released, "key", " released"));
     Ok(format!("{host} is declared lost: {tasks}, {keys}\n"))
 }
 
@@ -91,7 +91,7 @@ async fn confirm(
     }
     let HostHoldings { tasks, keys } = connection.call(HOLDINGS, &[node.id.into()]).await?;
     let is_one = tasks.len() == 1;
-    let (tasks, keys) = (named(&tasks, "task", ""), named(&keys, "key", ""));
+    let (tasks, keys) = (named(&short(&tasks), "task", ""), named(&keys, "key", ""));
     let danger = "an agent that still runs there would work beside the next one";
     if !io::stdin().is_terminal() {
         let count = if is_one { "counts" } else { "count" };
@@ -116,10 +116,15 @@ async fn confirm(
     }
 }
 
+/// Ids as `list` shows them.
+fn short(ids: &[String]) -> Vec<&str> {
+    view::short_ids(&ids.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
 /// A number of things and their names: `2 tasks (a, b)`.
-fn named(names: &[String], what: &str, done: &str) -> String {
+fn named(names: &[impl AsRef<str>], what: &str, done: &str) -> String {
     let plural = if names.len() == 1 { "" } else { "s" };
-    let shown: Vec<_> = names.iter().map(|name| view::one_line(name)).collect();
+    let shown: Vec<_> = names.iter().map(|name| view::one_line(name.as_ref())).collect();
     let shown = if shown.is_empty() { String::new() } else { format!(" ({})", shown.join(", ")) };
     format!("{} {what}{plural}{done}{shown}", names.len())
 }

@@ -32,7 +32,8 @@ pub async fn reconcile(node: &HubNode, registration: &Registration) -> Result<()
     let (running, max_rev) = {
         let ledger = node.ledger.borrow();
         let state = ledger.outbox_state()?;
-        let running = state.running.into_iter().chain(needed.into_iter().map(|claim| claim.task));
+        // A task may have ended since everything was published.
+        let running = state.open.into_iter().chain(needed.into_iter().map(|claim| claim.task));
         (running.map(|id| id.to_string()).collect::<Vec<_>>(), state.max_rev)
     };
     let answer: ReconcileAnswer = registration.call(RECONCILE, [running.into(), max_rev.into()]).await?;
