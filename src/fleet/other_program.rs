@@ -22,7 +22,7 @@ pub fn continue_there() -> Error {
     let lacks = "this bookend was built without the feature `fleet`";
     match execute() {
         Ok(()) => Error::failed(format!("{lacks}, and the program {NAME}, which has it, is not installed"))
-            .hint("install the Debian package, or build it with the default features: `cargo install --path . --locked`"),
+            .hint("install the Debian package, or build all of it: `cargo install --path . --locked`"),
         Err(e) => Error::failed(format!("{lacks}: executing {NAME}, which has it")).caused_by(e),
     }
 }
