@@ -88,7 +88,8 @@ impl Fleet {
         for (name, host) in [("alpha", &alpha), ("beta", &beta)] {
             host.show_boot_ids();
             host.sh(&format!("hostname {name}; echo {name} >/etc/hostname"));
-            host.sh("systemctl enable -q --now bookend-monitor");
+            // Its unit has a host name of its own (ProtectHostname=yes), the one from its start.
+            host.sh("systemctl restart bookend-monitor");
         }
         let fleet = Fleet { db, alpha, beta, passwords: Vec::new() };
         fleet.connect(&fleet.alpha, 1);
