@@ -122,6 +122,11 @@ impl SocketPlace {
     }
 }
 
+/// Whether a monitor listens on the socket of the ledger with this private directory.
+pub fn is_bound(private_dir: &Path) -> bool {
+    SocketPlace::below(private_dir).is_ok_and(|place| UnixStream::connect(place.path()).is_ok())
+}
+
 /// The connection of a run. It is shut down when this is dropped, also for a child that has inherited it.
 #[derive(Debug)]
 pub struct HubConnection {

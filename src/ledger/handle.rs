@@ -16,6 +16,7 @@ use super::live::{
     FollowUp, FollowUpLock, LiveEvidence, LiveFile, LiveLock, LiveLocks, MonitorLock, SLOTS, TakenLock,
 };
 use super::location::Location;
+use super::published::PublishedChanges;
 use super::trust::{self, Distrust};
 use super::wal::{self, WriteAheadLog};
 use crate::failpoint;
@@ -36,6 +37,7 @@ pub struct Ledger {
     pub(super) spool_dir: PathBuf,
     /// The fleet that it is in, as text that this module does not read.
     pub(super) fleet: Option<String>,
+    pub(super) published: PublishedChanges,
     /// Other users could write to the ledger when it was opened.
     pub(super) was_shared: Option<Distrust>,
     pub(super) budget: CpuBudget,
@@ -53,6 +55,7 @@ impl Ledger {
             live: LiveLocks::at(private.join("live")),
             spool_dir: private.join("spool"),
             fleet,
+            published: PublishedChanges::default(),
             was_shared: None,
             budget,
         }

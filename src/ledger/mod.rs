@@ -33,6 +33,7 @@ mod merged;
 mod open;
 mod other_name;
 mod prune;
+mod published;
 mod row;
 mod schema;
 mod sessions;

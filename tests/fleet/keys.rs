@@ -33,6 +33,26 @@ fn until_claims(node: &Node, postgres: &Postgres, expected: &str) {
 }
 
 #[test]
+fn a_monitor_that_is_ready_and_a_join_beside_it_have_a_socket() {
+    let Some(postgres) = fleet("a_monitor_that_is_ready_and_a_join_beside_it_have_a_socket") else { return };
+    let mut node = Node::join(&postgres, "a");
+    let socket = node.world.path("state/bookend/bookend.db.d/fleet.sock");
+    let connects = || std::os::unix::net::UnixStream::connect(&socket).is_ok();
+    node.start_monitor(&[]);
+    assert!(connects(), "it is ready without a socket");
+    node.keyed("k", "true").run().ended(End::Code(0)).silent();
+    node.monitor().service.until("publishing to");
+    node.published();
+    node.bookend(&["fleet", "leave"]).ended(End::Code(0));
+    eventually(node.world.deadline(), "the end of the hub", || !socket.exists());
+    node.rejoin(&postgres, "bookend_a", &[]);
+    assert!(connects(), "it joined without a socket");
+    node.keyed("k", "true").run().ended(End::Code(0)).silent();
+    node.monitor.take().expect("a monitor").stop();
+    assert!(!socket.exists());
+}
+
+#[test]
 fn a_key_is_held_by_one_run_of_all_hosts() {
     let Some(postgres) = fleet("a_key_is_held_by_one_run_of_all_hosts") else { return };
     let (a, b) = (Node::start(&postgres, "a"), Node::start(&postgres, "b"));

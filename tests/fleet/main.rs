@@ -23,6 +23,7 @@ mod pgbouncer;
 mod postgres;
 mod publishing;
 mod reading;
+mod restoring;
 mod server;
 mod sql_session;
 mod two_hosts;

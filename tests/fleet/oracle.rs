@@ -244,7 +244,8 @@ impl Evidence {
         }
     }
 
-    /// F4: only a person's word ends what lives. F6: the database has the tasks of all ledgers and no others, with the same status and cost.
+    /// F4: only a person's word ends what lives. F6: the database has the tasks of all ledgers and no others,
+    /// with the same status and cost.
     fn are_published(&self, lost: &[&str], found: &mut Vec<String>) {
         let mut unseen: BTreeSet<&str> = self.published.keys().map(String::as_str).collect();
         for (ledger, task) in self.ledgers.iter().flat_map(|l| l.tasks.iter().map(move |t| (l, t))) {

@@ -177,6 +177,17 @@ impl Postgres {
         command
     }
 
+    /// Keeps a copy of the data directory of a server that is stopped.
+    pub fn back_up(&self) {
+        succeeds(as_owner("cp").arg("-a").arg(self.dir.join("data")).arg(self.dir.join("backup")));
+    }
+
+    /// Puts the copy in place of the data directory of a server that is stopped.
+    pub fn restore(&self) {
+        succeeds(as_owner("rm").arg("-r").arg(self.dir.join("data")));
+        succeeds(as_owner("mv").arg(self.dir.join("backup")).arg(self.dir.join("data")));
+    }
+
     /// Shuts the server down, as an administrator does: open transactions are rolled back.
     pub fn stop(&self) {
         self.end(|postmaster, _| send(postmaster, Signal::INT));

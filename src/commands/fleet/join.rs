@@ -1,17 +1,22 @@
 //! `bookend fleet join`: makes a ledger a node of a fleet.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
 use super::database::{block_on, connect, membership};
 use super::options::FleetJoinOptions;
 use crate::error::{Error, Kind};
+use crate::fleet::socket;
 use crate::fleet::{DatabaseUrl, FleetConnection, FleetError, FleetMembership, FleetNode, NodeState};
 use crate::ledger::{self, Ledger};
 use crate::log;
 use crate::task::Time;
 use crate::view;
+
+const SOCKET_PATIENCE: Duration = Duration::from_secs(3);
+const SOCKET_POLL: Duration = Duration::from_millis(10);
 
 pub(super) fn join(options: &FleetJoinOptions, ledger: Option<&Path>) -> Result<String, Error> {
     let url = DatabaseUrl::parse(&options.url).map_err(FleetError::from)?;
@@ -41,11 +46,21 @@ pub(super) fn join(options: &FleetJoinOptions, ledger: Option<&Path>) -> Result<
     }
     let file = view::one_line(&at.file.to_string_lossy()).into_owned();
     let mut text = format!("{file} is in the fleet at {url}, as the role {role}\n");
-    if !ledger.has_monitor()? {
+    if ledger.has_monitor()? {
+        await_socket(&at.private_dir());
+    } else {
         let monitor = view::suggestion(at.option(), "monitor");
         text += &format!("its monitor does not run: runs with a key need it; start it: `{monitor}`\n");
     }
     Ok(text)
+}
+
+/// Waits for the monitor to notice the fleet, so that the next run with a key starts. It may be busy.
+fn await_socket(private_dir: &Path) {
+    let until = Instant::now() + SOCKET_PATIENCE;
+    while !socket::is_bound(private_dir) && Instant::now() < until {
+        std::thread::sleep(SOCKET_POLL);
+    }
 }
 
 /// A pooler that makes one user of all would make one node of all hosts.

@@ -548,7 +548,8 @@ BEGIN
 END $$;
 
 -- renew(node, epoch, instance), every renew_ms
--- → {"state":"ok","seq","orders":[{"id","task","by_role","by_host","at"}],"free":[keys it can take now]}
+-- → {"state":"ok","seq","orders":[{"id","task","by_role","by_host","at"}],"free":[keys it can take now],
+--     "max_rev" (published so far)}
 -- | {"state":"superseded"}: another monitor has registered | {"state":"lost"}
 -- In both cases register again. Errors: BK002.
 CREATE FUNCTION bookend.renew(p_node uuid, p_epoch bigint, p_instance uuid) RETURNS jsonb
@@ -566,7 +567,7 @@ BEGIN
         RETURN jsonb_build_object('state', CASE WHEN held.lost_at IS NULL AND held.epoch = p_epoch
                                                 THEN 'superseded' ELSE 'lost' END);
     END IF;
-    RETURN jsonb_build_object('state', 'ok', 'seq', held.seq,
+    RETURN jsonb_build_object('state', 'ok', 'seq', held.seq, 'max_rev', held.max_rev,
         'orders', coalesce((
             SELECT jsonb_agg(jsonb_build_object('id', id, 'task', task_id, 'by_role', by_role,
                                                 'by_host', by_host, 'at', shown(at)) ORDER BY id)
@@ -597,6 +598,9 @@ DECLARE
     w waiter;
     granted bigint;
 BEGIN
+    IF NOT fits(p_key) THEN
+        RAISE EXCEPTION 'the key is longer than the 800 bytes that the fleet allows' USING ERRCODE = '22001';
+    END IF;
     -- Without a write or a lock if another node has it and the caller does not wait.
     SELECT * INTO c FROM claim WHERE key = p_key;
     IF FOUND AND c.node <> p_node AND NOT p_wait THEN
@@ -691,6 +695,11 @@ BEGIN
         FROM claim WHERE node = p_node), '[]');
 END $$;
 
+-- Whether an index takes a value: with all its columns, its row has at most 2704 bytes.
+CREATE FUNCTION bookend.fits(value text) RETURNS boolean
+LANGUAGE sql IMMUTABLE
+AS $$ SELECT pg_catalog.octet_length(coalesce(value, '')) <= 800 $$;
+
 -- The parts of an element of `publish`, or PostgreSQL's message if a value does not fit its column.
 CREATE FUNCTION bookend.parts_of(
     p_entry jsonb,
@@ -716,6 +725,12 @@ BEGIN
                    WHERE x.id IS NULL OR x.session_id IS NULL OR x.reason IS NULL OR x.at IS NULL)
     THEN
         message := 'a column that is always set is missing';
+    ELSIF NOT (fits(task.id) AND fits(task.key) AND fits(task.repo) AND fits(task.agent) AND fits(task.status)
+        AND fits(used.key))
+        OR EXISTS (SELECT FROM unnest(transitions) x WHERE NOT fits(x.task_id))
+        OR EXISTS (SELECT FROM unnest(invalidations) x WHERE NOT fits(x.key) OR NOT fits(x.task_id))
+    THEN
+        message := 'an id, key, repository, persona or status is longer than 800 bytes';
     END IF;
 EXCEPTION WHEN data_exception THEN
     message := SQLERRM;
@@ -759,7 +774,7 @@ DECLARE
 BEGIN
     IF parts.message IS NOT NULL THEN
         INSERT INTO finding (node, kind, subject, detail)
-        VALUES (p_node.id, 'unreadable', coalesce(p_entry->'task'->>'id', ''),
+        VALUES (p_node.id, 'unreadable', left(coalesce(p_entry->'task'->>'id', ''), 200),
                 jsonb_build_object('message', parts.message))
         ON CONFLICT (node, kind, subject) DO UPDATE SET detail = excluded.detail;
         RETURN answer || jsonb_build_object('result', 'unreadable', 'message', parts.message);
@@ -836,7 +851,7 @@ END $$;
 --   older       this rev or a higher one of the task is stored already
 --   late        stored, but the task had ended here (declared lost): its ending is in the column `late`
 --   foreign     the task is another node's; nothing was changed
---   unreadable  a value does not fit its column ("message" says which); only a finding was stored
+--   unreadable  a value does not fit its column or index ("message" says which); only a finding was stored
 -- A task that ended frees its key unless that is in keep_claims, the keys for which a request is pending.
 -- Errors: BK001, BK002, BK003.
 CREATE FUNCTION bookend.publish(p_node uuid, p_epoch bigint, p_rows jsonb, p_keep_claims text[]) RETURNS jsonb

@@ -1,7 +1,5 @@
 //! What the ledger says of the keys that its tasks hold in the fleet.
 
-use rusqlite::OptionalExtension;
-
 use super::super::error::Result;
 use super::super::handle::Ledger;
 use super::super::tasks;
@@ -10,7 +8,7 @@ use crate::task::{Key, Task, TaskId};
 const SELECT_RUNNING_KEYS: &str = "
     SELECT key, id, live_slot FROM task_history WHERE status = 'running' AND key IS NOT NULL";
 const SELECT_UNPUBLISHED_OF_KEY: &str = "
-    SELECT 1 FROM task_history t JOIN fleet_dirty d ON d.task_id = t.id WHERE t.key = ?1 LIMIT 1";
+    SELECT d.rev FROM task_history t JOIN fleet_dirty d ON d.task_id = t.id WHERE t.key = ?1";
 
 /// A running task with a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +42,8 @@ impl Ledger {
         }
         let find = || {
             let mut select = self.conn().prepare_cached(SELECT_UNPUBLISHED_OF_KEY)?;
-            Ok(select.query_row([key], |_| Ok(())).optional()?.is_some())
+            let revs: rusqlite::Result<Vec<i64>> = select.query_map([key], |row| row.get(0))?.collect();
+            Ok(revs?.iter().any(|rev| !self.published.revs.contains(rev)))
         };
         find().map_err(self.failed("looking for tasks of the key to publish"))
     }

@@ -21,21 +21,16 @@ use super::handle::Ledger;
 
 #[cfg(feature = "fleet")]
 pub use keys::RunningKey;
+use outbox::{DELETE_ACKNOWLEDGED, MARK_ALL, SELECT_SETTING};
 pub use outbox::{DirtyTask, UnpublishedTask};
 
 const JOIN: &str = include_str!("join.sql");
 const DROP_TRIGGERS: &str = include_str!("drop_triggers.sql");
 const DROP_TABLE: &str = "DROP TABLE IF EXISTS fleet_dirty";
-/// In the order in which they were inserted.
-const DELETE_MARKS: &str = "DELETE FROM fleet_dirty";
-const MARK_ALL: &str = "
-    INSERT OR IGNORE INTO fleet_dirty (task_id)
-    SELECT id FROM task_history WHERE id IS NOT NULL ORDER BY rowid";
 const UPSERT_SETTING: &str = "
     INSERT INTO bookend_setting (name, value) VALUES ('fleet', ?1)
     ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 const DELETE_SETTING: &str = "DELETE FROM bookend_setting WHERE name = 'fleet'";
-const SELECT_SETTING: &str = "SELECT value FROM bookend_setting WHERE name = 'fleet'";
 
 /// The file in the spool that exists while the ledger is in a fleet: the monitor watches the spool.
 pub(super) const MARKER: &str = ".fleet";
@@ -70,22 +65,12 @@ impl Ledger {
             conn.execute_batch(DROP_TRIGGERS)?;
             conn.execute_batch(JOIN)?;
             conn.execute(MARK_ALL, [])?;
+            conn.execute(DELETE_ACKNOWLEDGED, [])?;
             conn.execute(UPSERT_SETTING, [setting]).map(drop)
         })?;
         self.fleet = Some(setting.to_owned());
         let marker = self.spool_dir.join(MARKER);
         mark(&marker).map_err(|e| LedgerError::io("telling the monitor of the fleet by", &marker, e))
-    }
-
-    /// Has all tasks published again, those that the database had before too.
-    ///
-    /// # Errors
-    /// When the ledger cannot be written.
-    pub fn publish_again(&mut self) -> Result<()> {
-        self.in_transaction("marking all tasks as unpublished", |conn| {
-            conn.execute(DELETE_MARKS, [])?;
-            conn.execute(MARK_ALL, []).map(drop)
-        })
     }
 
     /// Removes all that [`Ledger::join_fleet`] made.
@@ -96,6 +81,7 @@ impl Ledger {
         self.in_transaction("leaving the fleet", |conn| {
             conn.execute_batch(DROP_TRIGGERS)?;
             conn.execute_batch(DROP_TABLE)?;
+            conn.execute(DELETE_ACKNOWLEDGED, [])?;
             conn.execute(DELETE_SETTING, []).map(drop)
         })?;
         self.fleet = None;

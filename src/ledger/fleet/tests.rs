@@ -7,6 +7,7 @@ use super::outbox::OutboxState;
 use super::*;
 use crate::task::{Ending, FailureReason, Key, NewTask, SessionId, TaskId};
 use jiff::SignedDuration;
+use std::time::Duration;
 
 const SETTING: &str = r#"{"url":"postgres://db/fleet"}"#;
 const OBJECTS: &str = "SELECT count(*) FROM sqlite_schema WHERE name LIKE 'fleet%'";
@@ -15,9 +16,14 @@ fn dirty(ledger: &Ledger) -> Vec<String> {
     ledger.unpublished().unwrap().into_iter().map(|d| d.id.to_string()).collect()
 }
 
+fn publish(ledger: &mut Ledger, revs: &[i64]) {
+    ledger.published(revs);
+    ledger.note_published(Duration::from_secs(10)).unwrap();
+}
+
 fn publish_all(ledger: &mut Ledger) -> i64 {
     let revs: Vec<i64> = ledger.unpublished().unwrap().iter().map(|d| d.rev).collect();
-    ledger.published(&revs).unwrap();
+    publish(ledger, &revs);
     revs.into_iter().max().unwrap_or_default()
 }
 
@@ -65,7 +71,7 @@ fn each_change_of_a_task_gets_a_higher_number_and_one_that_came_meanwhile_stays(
     assert!(before.len() == 1 && before[0].is_running, "{before:?}");
     let id = TaskId::recorded("t");
     ledger.finish(&id, &ended(Ending::Failure(FailureReason::Exit)), "run").unwrap();
-    ledger.published(&[before[0].rev]).unwrap();
+    publish(&mut ledger, &[before[0].rev]);
     let after = ledger.unpublished().unwrap();
     assert!(after.len() == 1 && after[0].rev > before[0].rev && !after[0].is_running, "{after:?}");
     let sent = ledger.publication(&after).unwrap();
@@ -75,6 +81,71 @@ fn each_change_of_a_task_gets_a_higher_number_and_one_that_came_meanwhile_stays(
     assert_eq!(ledger.outbox_state().unwrap(), OutboxState { open: Vec::new(), max_rev: last });
     ledger.leftovers(&id, "{}").unwrap();
     assert_eq!(dirty(&ledger), ["t"]);
+}
+
+#[test]
+fn what_is_published_is_not_looked_for_again_before_and_after_it_is_noted() {
+    let world = World::new();
+    let mut ledger = world.open();
+    ledger.join_fleet(SETTING).unwrap();
+    let _live = ["a", "b"].map(|id| start(&mut ledger, &new_task(id, Some(id))));
+    let found = ledger.unpublished().unwrap();
+    ledger.published(&[found[0].rev]);
+    let key = |name: &str| Key::recorded(name);
+    let state = |ledger: &Ledger| {
+        let a = ledger.is_unpublished(&found[0].id).unwrap() || ledger.has_unpublished(&key("a")).unwrap();
+        let b = ledger.is_unpublished(&found[1].id).unwrap() && ledger.has_unpublished(&key("b")).unwrap();
+        (dirty(ledger), a, b, ledger.count_unnoted(), ledger.acknowledged().unwrap())
+    };
+    let rev = found[0].rev;
+    assert_eq!(state(&ledger), (vec!["b".into()], false, true, 1, rev));
+    let writer = world.raw();
+    writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert!(matches!(ledger.note_published(Duration::ZERO), Err(LedgerError::Busy { .. })));
+    assert_eq!(state(&ledger), (vec!["b".into()], false, true, 1, rev), "it is noted later");
+    assert_eq!(dirty(&world.open()), ["a", "b"]);
+    writer.execute_batch("ROLLBACK").unwrap();
+    ledger.note_published(Duration::ZERO).unwrap();
+    assert_eq!(state(&ledger), (vec!["b".into()], false, true, 0, rev));
+    assert_eq!((dirty(&world.open()), world.open().acknowledged().unwrap()), (vec!["b".into()], rev));
+    ledger.finish(&found[0].id, &ended(Ending::Success), "run").unwrap();
+    assert_eq!(dirty(&ledger), ["b", "a"]);
+}
+
+#[test]
+fn a_note_does_not_concern_another_fleet() {
+    let world = World::new();
+    let mut ledger = world.open();
+    ledger.join_fleet(SETTING).unwrap();
+    let _live = start(&mut ledger, &new_task("a", None));
+    ledger.published(&[1]);
+    let mut other = world.open();
+    other.leave_fleet().unwrap();
+    other.join_fleet("another").unwrap();
+    assert_eq!(other.unpublished().unwrap()[0].rev, 1, "the numbers began again");
+    ledger.note_published(Duration::from_secs(10)).unwrap();
+    assert_eq!((dirty(&other), other.acknowledged().unwrap()), (vec!["a".into()], 0));
+}
+
+#[test]
+fn all_is_published_again_with_higher_numbers() {
+    let world = World::new();
+    let mut ledger = world.open();
+    ledger.join_fleet(SETTING).unwrap();
+    let _live = ["a", "b"].map(|id| start(&mut ledger, &new_task(id, None)));
+    let last = publish_all(&mut ledger);
+    let _live = start(&mut ledger, &new_task("c", None));
+    assert_eq!(ledger.acknowledged().unwrap(), last);
+    ledger.publish_again(Duration::from_secs(10)).unwrap();
+    assert_eq!(
+        (dirty(&ledger), ledger.acknowledged().unwrap()),
+        (vec!["a".into(), "b".into(), "c".into()], 0)
+    );
+    assert!(ledger.unpublished().unwrap().iter().all(|d| d.rev > last + 1));
+    publish_all(&mut ledger);
+    ledger.leave_fleet().unwrap();
+    let left = "SELECT count(*) FROM bookend_setting WHERE name LIKE 'fleet%'";
+    assert_eq!(world.raw().query_row(left, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
 }
 
 #[test]
@@ -120,7 +191,7 @@ fn prune_keeps_and_counts_what_is_not_published() {
         ledger.finish(&TaskId::recorded(id), &ended(Ending::Success), "run").unwrap();
     }
     let of_a = ledger.unpublished().unwrap().into_iter().find(|d| d.id.as_str() == "a").unwrap();
-    ledger.published(&[of_a.rev]).unwrap();
+    publish(&mut ledger, &[of_a.rev]);
     let due = PruneScope::Older(SignedDuration::ZERO);
     let mut counts = |dry| {
         let pruned = ledger.prune(&due, dry).unwrap();

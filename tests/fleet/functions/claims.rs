@@ -21,6 +21,15 @@ fn a_key_has_one_holder() {
 }
 
 #[test]
+fn a_key_that_no_index_takes_is_refused() {
+    let Some(postgres) = Postgres::with_schema("a_key_that_no_index_takes_is_refused") else { return };
+    let host = Host::join(&postgres, "a");
+    assert_eq!(host.take(&"k".repeat(800), "t1", false), "granted");
+    assert_eq!(host.error("take", &format!("'{}', 't2', 0, true", "k".repeat(801))), "22001");
+    assert_eq!(host.take("k", "t3", false), "granted");
+}
+
+#[test]
 fn the_holder_is_described() {
     let Some(postgres) = Postgres::with_schema("the_holder_is_described") else { return };
     let (a, b) = (Host::join(&postgres, "a"), Host::join(&postgres, "b"));

@@ -1,6 +1,7 @@
 //! Tests of `publish` and `reconcile`.
 
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::{Host, declare_lost, entry, with};
 use crate::postgres::Postgres;
@@ -116,6 +117,12 @@ fn rows_of_another_node_are_not_accepted() {
     assert_eq!(b.take("k", "t2", false), "held by t of a");
 }
 
+/// A text that cannot be compressed.
+fn random(length: usize) -> String {
+    let words = std::iter::repeat_with(|| Uuid::new_v4().simple().to_string());
+    words.take(length / 32 + 1).collect::<String>()[..length].to_owned()
+}
+
 #[test]
 fn one_unreadable_row_does_not_hold_the_others_up() {
     let Some(postgres) = Postgres::with_schema("one_unreadable_row_does_not_hold_the_others_up") else {
@@ -132,18 +139,23 @@ fn one_unreadable_row_does_not_hold_the_others_up() {
         with(entry(3, "number", None, "running"), json!({ "turns": "1e400" })),
         no_id,
         bad_move,
-        entry(6, "last", None, "running"),
+        entry(6, "long", Some(&random(6000)), "running"),
+        with(entry(7, "repo", None, "running"), json!({ "repo": random(6000) })),
+        entry(8, &random(6000), None, "running"),
+        entry(9, "last", Some(&random(400)), "running"),
     ];
-    assert_eq!(host.publish(&rows), "ok unreadable unreadable unreadable unreadable ok");
+    let unreadable = "unreadable ".repeat(7);
+    assert_eq!(host.publish(&rows), format!("ok {unreadable}ok"));
     assert_eq!(ends(&postgres), "first|running||\nlast|running||");
     let answer = host.call("publish", &format!("{}, '{{}}'", super::quoted(&rows[1..2])));
     assert!(super::text(&answer["rows"][0]["message"]).contains("yesterday evening"), "{answer}");
-    let findings =
-        "SELECT string_agg(subject, ',' ORDER BY subject) FROM bookend.finding WHERE kind = 'unreadable'";
-    assert_eq!(postgres.psql(findings), ",bad,number,time");
+    let findings = "SELECT string_agg(left(subject, 8), ',' ORDER BY length(subject) > 8, subject)
+         FROM bookend.finding WHERE kind = 'unreadable'";
+    let long_id = &rows[7]["task"]["id"].as_str().expect("an id")[..8];
+    assert_eq!(postgres.psql(findings), format!(",bad,long,number,repo,time,{long_id}"));
     // It is stored once it fits, although a higher rev was published meanwhile.
     assert_eq!(host.publish(&[entry(5, "time", None, "running")]), "ok");
-    assert_eq!(postgres.psql(findings), ",bad,number");
+    assert_eq!(postgres.psql(findings), format!(",bad,long,number,repo,{long_id}"));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
+use super::bound_socket::BoundSocket;
 use super::claim_calls::{ClaimAnswer, ClaimCall, FailedCall};
 use super::claims::DatabaseLink;
 use super::error::HubError;
@@ -18,7 +19,6 @@ use super::registration::Registration;
 use super::server::{RunNumber, SocketServer};
 use crate::error::chain;
 use crate::failpoint;
-use crate::fleet::socket::SOCKET_NAME;
 use crate::ledger::LedgerError;
 
 /// The time between two looks at all claims: an answer may have been lost with its connection.
@@ -30,12 +30,11 @@ type Outcome = (Rc<Registration>, Result<ClaimAnswer, FailedCall>);
 /// Serves until the hub ends.
 ///
 /// # Errors
-/// When the socket cannot be created.
-pub async fn serve(node: &Rc<HubNode>) -> Result<(), HubError> {
+/// When the socket cannot be watched.
+pub(super) async fn serve(node: &Rc<HubNode>, socket: &BoundSocket) -> Result<(), HubError> {
     let (events, mut asked) = unbounded_channel();
     let (outcomes, mut answered) = unbounded_channel::<Outcome>();
-    let passed = node.service.listener_at(&node.private_dir.join(SOCKET_NAME));
-    let _server = SocketServer::start(&node.private_dir, passed, events)?;
+    let _server = SocketServer::start(&node.private_dir, socket, events)?;
     let mut link = node.link.subscribe();
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -81,6 +81,7 @@ async fn hold(node: &Rc<HubNode>) -> Result<(), HubError> {
         failpoint::reached("hub.draining");
         let drained = timeout(DRAIN, async {
             publication.publish_all().await?;
+            publication.note_all().await?;
             registration.stop().await
         });
         match drained.await {
@@ -99,7 +100,8 @@ async fn renew(node: &HubNode, registration: &Registration) -> HubError {
         let within = interval * 3;
         let silent = || FleetError::Silent { server: registration.server().to_owned(), within };
         let renewed = async {
-            let (free, orders) = registration.renew().await?;
+            let acknowledged = node.ledger.borrow().acknowledged()?;
+            let (free, orders) = registration.renew(acknowledged).await?;
             orders::carry_out(node, registration, &orders).await?;
             Ok(free)
         };

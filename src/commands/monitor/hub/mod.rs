@@ -4,6 +4,7 @@
 //! the ledger, and the state of the connection. None of them borrows the ledger across an await. The monitor
 //! itself never waits for the hub, except when it stops.
 
+mod bound_socket;
 mod claim_calls;
 mod claims;
 mod command;

@@ -1,6 +1,6 @@
 //! The node that a ledger is in its fleet: what the tasks of the hub share.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -29,8 +29,6 @@ pub struct HubNode {
     pub ledger: RefCell<Ledger>,
     pub private_dir: PathBuf,
     pub claims: RefCell<FleetClaims>,
-    /// The highest number of a change that the database has confirmed to this monitor.
-    pub confirmed: Cell<i64>,
     /// The claims have calls to be made.
     pub claims_changed: Notify,
     /// The lease is to be renewed now: the database is waited for, or has news.
@@ -81,7 +79,6 @@ impl HubNode {
             ledger: RefCell::new(ledger),
             private_dir: at.private_dir(),
             claims: RefCell::new(FleetClaims::new(identity::place().host)),
-            confirmed: Cell::new(0),
             claims_changed: Notify::new(),
             renew_now: Notify::new(),
             order_results: RefCell::default(),

@@ -37,6 +37,14 @@ const LOOK_AGAIN: [Duration; 2] = [Duration::from_millis(200), Duration::from_se
 const PROGRESS: Duration = Duration::from_secs(10);
 /// When a ledger that was locked is tried again.
 const LOCKED: Duration = Duration::from_millis(50);
+/// The time between two notes in the ledger of what was published: each waits for other writers.
+const NOTE: Duration = Duration::from_millis(500);
+/// What is noted at once.
+const MOST_UNNOTED: usize = 2000;
+/// How long a note waits for other writers. A request for a key waits meanwhile. Twice as long after each
+/// failure.
+const SHORTEST_PATIENCE: Duration = Duration::from_millis(10);
+const LONGEST_PATIENCE: Duration = Duration::from_millis(250);
 
 /// The publication of one registration.
 pub struct Publication<'a> {
@@ -44,8 +52,11 @@ pub struct Publication<'a> {
     registration: &'a Rc<Registration>,
     /// When tasks that run were published.
     running: HashMap<TaskId, Instant>,
-    /// Tasks that another node has published.
-    foreign: usize,
+    /// A task that another node has published was reported.
+    is_foreign_reported: bool,
+    /// When to note what was published, and how long to wait for other writers then.
+    note_at: Instant,
+    patience: Duration,
 }
 
 #[derive(Debug, Deserialize)]
@@ -74,7 +85,14 @@ enum PublishResult {
 
 impl<'a> Publication<'a> {
     pub fn of(node: &'a HubNode, registration: &'a Rc<Registration>) -> Publication<'a> {
-        Publication { node, registration, running: HashMap::new(), foreign: 0 }
+        Publication {
+            node,
+            registration,
+            running: HashMap::new(),
+            is_foreign_reported: false,
+            note_at: Instant::now(),
+            patience: SHORTEST_PATIENCE,
+        }
     }
 
     /// Publishes what was missed, compares what runs, and publishes each change from then on.
@@ -84,8 +102,10 @@ impl<'a> Publication<'a> {
             if self.registration.was_lost {
                 reconcile::stop_keyed_runs(&self.node.ledger.borrow())?;
             }
-            self.publish_what_was_lost()?;
+            self.replace_lost().await?;
             self.publish_all().await?;
+            // What the ledger still has as unpublished is not compared.
+            self.note_all().await?;
             reconcile::reconcile(self.node, self.registration).await
         };
         if let Err(e) = prepared.await {
@@ -99,7 +119,10 @@ impl<'a> Publication<'a> {
                 Ok(next) => next,
                 Err(e) => return e,
             };
-            let sooner = again.next().copied().unwrap_or(LOOK);
+            if let Err(e) = self.note_due() {
+                return e;
+            }
+            let sooner = again.next().copied().unwrap_or(LOOK).min(self.next_note());
             if watch.changed(next.min(sooner)).await {
                 again = LOOK_AGAIN.iter();
             }
@@ -107,17 +130,21 @@ impl<'a> Publication<'a> {
         }
     }
 
-    /// Publishes all tasks again if the database was restored, or a failover has lost its last transactions.
-    fn publish_what_was_lost(&self) -> Result<(), HubError> {
-        let mut ledger = self.node.ledger.borrow_mut();
-        // Where nothing is left to publish, the last change was confirmed, to an earlier monitor too.
-        let before = if ledger.unpublished()?.is_empty() { ledger.outbox_state()?.max_rev } else { 0 };
-        if self.registration.max_rev < self.node.confirmed.get().max(before) {
-            warn!("the fleet's database has lost changes of this host: all tasks are published again");
-            self.node.confirmed.set(0);
-            ledger.publish_again()?;
+    /// A database that was restored from a backup, or a standby that took over, may lack what the one before
+    /// had acknowledged: everything is published again then.
+    async fn replace_lost(&self) -> Result<(), HubError> {
+        if self.registration.max_rev >= self.node.ledger.borrow().acknowledged()? {
+            return Ok(());
         }
-        Ok(())
+        warn!("the fleet's database has lost changes of this host: all tasks are published again");
+        loop {
+            let marked = self.node.ledger.borrow_mut().publish_again(LONGEST_PATIENCE);
+            match marked {
+                Err(e @ LedgerError::Busy { .. }) => debug!("{}", chain(&e)),
+                marked => return Ok(marked?),
+            }
+            sleep(LOCKED).await;
+        }
     }
 
     /// Publishes all that has changed.
@@ -152,7 +179,7 @@ impl<'a> Publication<'a> {
     async fn publish(&mut self, dirty: &[DirtyTask]) -> Result<(), HubError> {
         for batch in dirty.chunks(BATCH) {
             let tasks = self.node.ledger.borrow().publication(batch)?;
-            self.note_published(&gone(batch, &tasks)).await?;
+            self.node.ledger.borrow_mut().not_published(&gone(batch, &tasks));
             let outlived = outlived(&tasks);
             let with_commands = self.registration.settings.publish_argv;
             let (mut entries, mut bytes) = (Vec::new(), 0);
@@ -172,17 +199,46 @@ impl<'a> Publication<'a> {
         Ok(())
     }
 
-    /// Notes that these changes need not be sent again.
-    async fn note_published(&self, revs: &[i64]) -> Result<(), HubError> {
-        while !revs.is_empty() {
-            let noted = self.node.ledger.borrow_mut().published(revs);
-            match noted {
-                Err(e @ LedgerError::Busy { .. }) => debug!("{}", chain(&e)),
-                noted => return Ok(noted?),
-            }
+    /// When the next note is due, if there is something to note.
+    fn next_note(&self) -> Duration {
+        match self.node.ledger.borrow().count_unnoted() {
+            0 => LOOK,
+            _ => self.note_at.saturating_duration_since(Instant::now()),
+        }
+    }
+
+    /// Notes in the ledger what was published, if it is time. Until then it is known only here, and a monitor
+    /// that is killed publishes it again.
+    fn note_due(&mut self) -> Result<(), HubError> {
+        match self.node.ledger.borrow().count_unnoted() {
+            0 => return Ok(()),
+            1..MOST_UNNOTED if Instant::now() < self.note_at => return Ok(()),
+            _ => {}
+        }
+        self.note().map(drop)
+    }
+
+    /// Notes all that was published, while other processes write to the ledger.
+    pub async fn note_all(&mut self) -> Result<(), HubError> {
+        while self.node.ledger.borrow().count_unnoted() > 0 && !self.note()? {
             sleep(LOCKED).await;
         }
         Ok(())
+    }
+
+    /// `false`: another process writes to the ledger.
+    fn note(&mut self) -> Result<bool, HubError> {
+        let noted = self.node.ledger.borrow_mut().note_published(self.patience);
+        let is_noted = match noted {
+            Err(e @ LedgerError::Busy { .. }) => {
+                debug!("{}", chain(&e));
+                false
+            }
+            noted => noted.map(|()| true)?,
+        };
+        self.patience = if is_noted { SHORTEST_PATIENCE } else { (self.patience * 2).min(LONGEST_PATIENCE) };
+        self.note_at = Instant::now() + if is_noted { NOTE } else { LOCKED };
+        Ok(is_noted)
     }
 
     /// Sends tasks, in one call. The `outlived` keys are not freed.
@@ -198,20 +254,19 @@ impl<'a> Publication<'a> {
         let answer: PublishAnswer = self.registration.call(PUBLISH, arguments).await?;
         for row in &answer.rows {
             if let Some(task) = batch.iter().find(|d| d.rev == row.rev) {
-                self.note(task, row);
+                self.conclude(task, row);
             }
         }
         failpoint::reached("hub.sent");
         let revs: Vec<i64> = answer.rows.iter().map(|row| row.rev).collect();
-        let confirmed = revs.iter().copied().fold(self.node.confirmed.get(), i64::max);
-        self.node.confirmed.set(confirmed);
-        self.note_published(&revs).await?;
+        self.node.ledger.borrow_mut().published(&revs);
+        self.note_due()?;
         self.node.claims.borrow_mut().published();
         self.node.claims_changed.notify_one();
         Ok(())
     }
 
-    fn note(&mut self, task: &DirtyTask, row: &PublishedRow) {
+    fn conclude(&mut self, task: &DirtyTask, row: &PublishedRow) {
         match task.is_running {
             true => drop(self.running.insert(task.id.clone(), Instant::now())),
             false => drop(self.running.remove(&task.id)),
@@ -221,11 +276,14 @@ impl<'a> Publication<'a> {
             PublishResult::Late => {
                 info!("the end of task {} is late: the fleet had ended the task before", task.id);
             }
+            PublishResult::Foreign if self.is_foreign_reported => {}
             PublishResult::Foreign => {
-                self.foreign += 1;
-                if self.foreign == 1 {
-                    info!("task {} is not published: another node of the fleet has published it", task.id);
-                }
+                self.is_foreign_reported = true;
+                warn!(
+                    "task {} is not published: another node of the fleet has published a task with this id; \
+                     others like it are not reported",
+                    task.id
+                );
             }
             PublishResult::Unreadable => {
                 let why = row.message.as_deref().unwrap_or_default();

@@ -65,6 +65,8 @@ enum RenewAnswer {
         free: Vec<Key>,
         /// What this node is to cancel.
         orders: Vec<CancelOrder>,
+        /// The highest number of a change of this node that the database has.
+        max_rev: i64,
     },
     Superseded,
     Lost,
@@ -126,10 +128,12 @@ impl Registration {
     }
 
     /// Renews the lease. Returns the keys for which this node waits, and that it can take now, and the open
-    /// orders for it.
-    pub async fn renew(&self) -> Result<(Vec<Key>, Vec<CancelOrder>), HubError> {
+    /// orders for it. A database that lacks what was acknowledged was restored: behind a pooler, the
+    /// connection may have outlived that.
+    pub async fn renew(&self, acknowledged: i64) -> Result<(Vec<Key>, Vec<CancelOrder>), HubError> {
         match self.call(RENEW, [self.instance.into()]).await? {
-            RenewAnswer::Ok { free, orders } => Ok((free, orders)),
+            RenewAnswer::Ok { max_rev, .. } if max_rev < acknowledged => Err(HubError::Superseded),
+            RenewAnswer::Ok { free, orders, .. } => Ok((free, orders)),
             RenewAnswer::Superseded | RenewAnswer::Lost => Err(HubError::Superseded),
         }
     }

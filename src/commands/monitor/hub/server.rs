@@ -1,9 +1,8 @@
-//! The socket of the hub: it reads the request of each run, and reports when the run's connection ends.
+//! The server of the hub's socket: it reads the request of each run, and reports when its connection ends.
 
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixListener as BoundListener;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -12,12 +11,11 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 
-use crate::fleet::socket::{self, HubAnswer, KeyRequest, RunMessage, SOCKET_NAME, SocketPlace};
+use super::bound_socket::BoundSocket;
+use crate::fleet::socket::{self, HubAnswer, KeyRequest, RunMessage};
 
 /// The pause after the kernel has refused a connection, for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How many runs may connect before the first is accepted.
-const BACKLOG: i32 = 4096;
 
 /// The number of a connection. A later one has a higher number.
 pub(super) type RunNumber = u64;
@@ -31,60 +29,29 @@ pub(super) enum RunEvent {
     Ended(RunNumber),
 }
 
-/// The socket that is listened on. Dropped, it closes the socket and all connections.
-pub(super) struct SocketServer {
-    accepting: JoinHandle<()>,
-    /// The file to remove, unless systemd owns it.
-    bound: Option<PathBuf>,
-}
+/// The connections of runs. Dropped, it closes them.
+pub(super) struct SocketServer(JoinHandle<()>);
 
 impl SocketServer {
-    /// Listens on the socket that systemd passed, or on a new one in the private directory of the ledger.
-    /// Call it in a runtime, and only while this process is the monitor of the ledger.
+    /// Accepts runs that may ask for keys of the ledger with this private directory. Call it in a runtime.
     ///
     /// # Errors
-    /// When the socket cannot be created.
+    /// When the socket cannot be watched, or the directory is gone.
     pub(super) fn start(
         private_dir: &Path,
-        passed: Option<BoundListener>,
+        socket: &BoundSocket,
         events: UnboundedSender<RunEvent>,
     ) -> io::Result<SocketServer> {
         let owner = std::fs::metadata(private_dir)?.uid();
-        let (listener, bound) = match passed {
-            Some(listener) => (listener, None),
-            None => (bind(private_dir)?, Some(private_dir.join(SOCKET_NAME))),
-        };
-        listener.set_nonblocking(true)?;
-        let listener = UnixListener::from_std(listener)?;
-        Ok(SocketServer { accepting: tokio::spawn(accept(listener, owner, events)), bound })
+        let listener = UnixListener::from_std(socket.listener()?)?;
+        Ok(SocketServer(tokio::spawn(accept(listener, owner, events))))
     }
 }
 
 impl Drop for SocketServer {
     fn drop(&mut self) {
-        self.accepting.abort();
-        if let Some(path) = &self.bound {
-            // The next monitor replaces it otherwise.
-            let _ = std::fs::remove_file(path);
-        }
+        self.0.abort();
     }
-}
-
-/// Replaces the socket of a monitor that was killed.
-fn bind(private_dir: &Path) -> io::Result<BoundListener> {
-    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
-    use std::os::fd::AsRawFd;
-
-    let place = SocketPlace::below(private_dir)?;
-    match std::fs::remove_file(place.path()) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    bind(fd.as_raw_fd(), &UnixAddr::new(place.path())?)?;
-    std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o600))?;
-    listen(&fd, Backlog::new(BACKLOG)?)?;
-    Ok(BoundListener::from(fd))
 }
 
 async fn accept(listener: UnixListener, owner: u32, events: UnboundedSender<RunEvent>) {

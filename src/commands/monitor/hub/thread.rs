@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use super::bound_socket::BoundSocket;
 use super::command::HubCommand;
 use super::error::HubError;
 use super::keys;
@@ -17,6 +18,7 @@ use super::lease;
 use super::node::HubNode;
 use crate::commands::monitor::service::ServiceManager;
 use crate::error::chain;
+use crate::fleet::socket::SOCKET_NAME;
 use crate::ledger::Location;
 use crate::sys::{self, SignalSet};
 
@@ -34,14 +36,18 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// Starts the thread. All signals are blocked in it, so that the monitor reads them.
+    /// Binds the socket, on which runs can connect from then on, and starts the thread. All signals are
+    /// blocked in it, so that the monitor reads them.
     ///
     /// # Errors
     /// When the kernel has no room for a thread or a pipe.
     pub fn start(at: &Location, setting: &str, service: &Arc<ServiceManager>) -> io::Result<Hub> {
         let (command, commands) = watch::channel(HubCommand::Run);
         let (ended, end) = io::pipe()?;
-        let runner = HubRunner { at: at.clone(), commands, service: Arc::clone(service), _end: end };
+        let mut runner =
+            HubRunner { at: at.clone(), commands, service: Arc::clone(service), socket: None, _end: end };
+        // If this fails, the thread tries again and reports it.
+        let _ = runner.bind();
         let former = sys::set_mask(SignalSet::ALL);
         let started = std::thread::Builder::new().name("hub".to_owned()).spawn(|| runner.run());
         sys::set_mask(former);
@@ -60,13 +66,15 @@ struct HubRunner {
     at: Location,
     commands: watch::Receiver<HubCommand>,
     service: Arc<ServiceManager>,
+    /// Closed before the end is reported.
+    socket: Option<BoundSocket>,
     _end: PipeWriter,
 }
 
 impl HubRunner {
     /// Serves until the monitor stops it or the ledger has left the fleet. A panic is reported, and what it
     /// left is dropped.
-    fn run(self) {
+    fn run(mut self) {
         let (mut pause, mut reported) = (FIRST_PAUSE, String::new());
         loop {
             match catch_unwind(AssertUnwindSafe(|| self.serve())) {
@@ -92,17 +100,29 @@ impl HubRunner {
         }
     }
 
-    fn serve(&self) -> Result<(), HubError> {
+    fn bind(&mut self) -> io::Result<&BoundSocket> {
+        let private_dir = self.at.private_dir();
+        let socket = match self.socket.take() {
+            Some(socket) => socket,
+            None => {
+                BoundSocket::bind(&private_dir, self.service.listener_at(&private_dir.join(SOCKET_NAME)))?
+            }
+        };
+        Ok(self.socket.insert(socket))
+    }
+
+    fn serve(&mut self) -> Result<(), HubError> {
         let opened = HubNode::open(&self.at, self.commands.clone(), Arc::clone(&self.service))?;
         let Some(node) = opened.map(Rc::new) else {
             info!("the ledger {} is in no fleet", self.at.file.display());
             return Ok(());
         };
+        let socket = self.bind()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let served = async {
             tokio::select! {
                 kept = lease::keep(&node) => kept,
-                Err(e) = keys::serve(&node) => Err(e),
+                Err(e) = keys::serve(&node, socket) => Err(e),
             }
         };
         let done = tokio::task::LocalSet::new().block_on(&runtime, served);
