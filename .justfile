@@ -92,14 +92,18 @@ mutants *args:
     mutants "$@" --iterate -C=--bin=bookend -C=--test=main -- -- \
         aftermath:: recover:: redispatch:: sessions:: identities:: spool:: cancel:: security::marks || [ $? -eq 3 ]
 
+# Build both programs of the package, of which a run executes only bookend.
+release:
+    cargo build --release
+    cp target/release/bookend target/release/bookend-fleet
+    cargo build --release --no-default-features
+
 # Measure bookend beside its peers: a table, and target/bench.json. With --doc, renew performance.md too.
-bench *args:
-    cargo build --release --bin bookend
+bench *args: release
     cargo test --quiet --bench bench -- measure {{args}}
 
 # Compare the instructions of a run with the recorded ones; --renew records the new ones.
-instructions *args:
-    cargo build --release
+instructions *args: release
     cargo test --quiet --bench bench -- instructions {{args}}
 
 # Regenerate contrib/man and contrib/completions, after the command line has changed.

@@ -42,6 +42,8 @@ mod mixed_output;
 mod monitor;
 mod operator;
 mod orphans;
+#[cfg(not(feature = "fleet"))]
+mod other_program;
 mod output;
 mod prune;
 mod recognise;

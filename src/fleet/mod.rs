@@ -16,6 +16,8 @@ mod migrate;
 mod no_reader;
 #[cfg(feature = "fleet")]
 mod node;
+#[cfg(not(feature = "fleet"))]
+mod other_program;
 #[cfg(feature = "fleet")]
 mod password;
 #[cfg(feature = "fleet")]
@@ -42,8 +44,6 @@ mod url;
 
 pub use self::changes::FleetChanges;
 pub use self::membership::FleetMembership;
-#[cfg(not(feature = "fleet"))]
-pub use self::no_reader::AbsentReader as FleetReader;
 #[cfg(feature = "fleet")]
 pub use self::reader::FleetReader;
 pub use self::rows::{DoubleClaim, FleetAudit, FleetHistory, FleetPlace, OrderAnswer};
@@ -57,3 +57,5 @@ pub use self::{
     schema::SCHEMA_VERSION,
     url::{DatabaseUrl, UrlError},
 };
+#[cfg(not(feature = "fleet"))]
+pub use self::{no_reader::AbsentReader as FleetReader, other_program::continue_there};

@@ -1,5 +1,6 @@
-//! The reader of a build without the client of PostgreSQL: it never connects.
+//! The reader of a build without the client of PostgreSQL: instead of connecting, the other program does.
 
+use super::other_program::continue_there;
 use super::rows::{FleetAudit, FleetHistory, FleetPage, FleetPlace, OrderAnswer};
 use crate::error::Error;
 use crate::task::{FleetTask, GroupBy, Key, Task, TaskFilter, TaskId, TaskStats};
@@ -10,7 +11,7 @@ pub enum AbsentReader {}
 
 impl AbsentReader {
     pub fn connect(_: &str) -> Result<AbsentReader, Error> {
-        Err(Error::failed("this bookend was built without the fleet").hint("build it with the feature fleet"))
+        Err(continue_there())
     }
 
     pub fn connect_to_follow(url: &str) -> Result<AbsentReader, Error> {

@@ -123,6 +123,7 @@ impl SocketPlace {
 }
 
 /// Whether a monitor listens on the socket of the ledger with this private directory.
+#[cfg(feature = "fleet")]
 pub fn is_bound(private_dir: &Path) -> bool {
     SocketPlace::below(private_dir).is_ok_and(|place| UnixStream::connect(place.path()).is_ok())
 }

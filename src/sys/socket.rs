@@ -50,9 +50,19 @@ pub fn passed_listener(pid: Option<&str>, count: Option<&str>) -> Option<UnixLis
         return None;
     }
     // Hooks do not inherit it.
-    fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok()?;
+    pass_on(false).ok()?;
     let listener = UnixListener::from(fd.try_clone_to_owned().ok()?);
     listener.local_addr().is_ok().then_some(listener)
+}
+
+/// Whether a program that this process executes inherits the first descriptor that systemd passed. Call it
+/// only if [`passed_listener`] found it.
+pub fn pass_on(is_inherited: bool) -> io::Result<()> {
+    // SAFETY: the number is used for the call below only, which touches a flag and no memory of ours.
+    let fd = unsafe { BorrowedFd::borrow_raw(FIRST_PASSED) };
+    let flags = if is_inherited { FdFlag::empty() } else { FdFlag::FD_CLOEXEC };
+    fcntl(fd, FcntlArg::F_SETFD(flags))?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -7,8 +7,10 @@ use crate::just::machine_with_just;
 use crate::machine::Machine;
 
 pub const SYSTEMD: &str = "contrib/doc/systemd.md";
+const MAKES_THE_PACKAGE: &str =
+    "cargo build --release && cp target/release/bookend target/release/bookend-fleet && cargo deb\n";
 /// Commands of the page that need a network or a compiler: their results are in the machine already.
-const DONE_BEFORE: [&str; 2] = ["cargo deb\n", "npm install -g @anthropic-ai/claude-code\n"];
+const DONE_BEFORE: [&str; 2] = [MAKES_THE_PACKAGE, "npm install -g @anthropic-ai/claude-code\n"];
 const FOR_THE_USER: &str = "Use the same units as a user";
 const WITHOUT_THE_PACKAGE: &str = "Set up the units without the package";
 const GUIDE: &str = "contrib/doc/guide.md";

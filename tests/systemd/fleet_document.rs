@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::documents::fresh_with;
 use crate::harness::{DocumentBlock, blocks, possible};
 use crate::machine::Machine;
 use crate::transcript::agree;
@@ -76,12 +77,19 @@ impl Fleet {
         if !possible(test, has_server && can_connect, "the packages postgresql, ssl-cert and iproute2") {
             return None;
         }
-        let (db, alpha, beta) = (Machine::new(test)?, Machine::new(test)?, Machine::new(test)?);
+        let installed = || {
+            let machine = fresh_with(test, &[])?;
+            machine.sh("dpkg -i /srv/bookend/target/debian/bookend_*.deb");
+            machine.claude();
+            Some(machine)
+        };
+        let (db, alpha, beta) = (installed()?, installed()?, installed()?);
         db.sh(CLUSTER);
         for (name, host) in [("alpha", &alpha), ("beta", &beta)] {
             host.show_boot_ids();
             host.sh(&format!("hostname {name}; echo {name} >/etc/hostname"));
-            host.sh("systemctl enable -q --now bookend-monitor");
+            // Its unit has a host name of its own (ProtectHostname=yes), the one from its start.
+            host.sh("systemctl restart bookend-monitor");
         }
         let fleet = Fleet { db, alpha, beta, passwords: Vec::new() };
         fleet.connect(&fleet.alpha, 1);

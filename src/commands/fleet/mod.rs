@@ -29,7 +29,7 @@ use crate::error::Error;
 use crate::ledger::Location;
 use crate::view::Point;
 #[cfg(not(feature = "fleet"))]
-use crate::{ledger::Ledger, view::Health};
+use crate::{fleet::continue_there, ledger::Ledger, view::Health};
 
 /// The text for stdout.
 ///
@@ -47,12 +47,13 @@ pub fn fleet(action: &FleetAction, ledger: Option<&Path>) -> Result<String, Erro
     }
 }
 
+/// Continues as the program that has the client of PostgreSQL.
+///
 /// # Errors
-/// Always: the client of PostgreSQL is not part of this program.
+/// When that is impossible.
 #[cfg(not(feature = "fleet"))]
 pub fn fleet(_: &FleetAction, _: Option<&Path>) -> Result<String, Error> {
-    Err(Error::failed("this bookend was built without the feature `fleet`")
-        .hint("build it with the default features: `cargo install --path . --locked`"))
+    Err(continue_there())
 }
 
 /// What `doctor` says about the fleet that a ledger is in.
@@ -63,9 +64,14 @@ pub fn points(at: &Location) -> Vec<Point> {
 
 #[cfg(not(feature = "fleet"))]
 pub fn points(at: &Location) -> Vec<Point> {
-    let is_in_fleet =
-        Ledger::open_read_only(at).is_ok_and(|ledger| ledger.is_some_and(|ledger| ledger.fleet().is_some()));
-    let text = "the ledger is in a fleet, and this bookend was built without the feature `fleet`".to_owned();
-    let point = || Point { name: "fleet".to_owned(), health: Health::Bad, text };
-    is_in_fleet.then(point).into_iter().collect()
+    let point = || {
+        let text = continue_there().in_line();
+        Point { name: "fleet".to_owned(), health: Health::Bad, text }
+    };
+    is_in_fleet(at).then(point).into_iter().collect()
+}
+
+#[cfg(not(feature = "fleet"))]
+pub fn is_in_fleet(at: &Location) -> bool {
+    Ledger::open_read_only(at).is_ok_and(|ledger| ledger.is_some_and(|ledger| ledger.fleet().is_some()))
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// A command of `bookend fleet`.
 #[derive(Debug)]
-#[cfg_attr(not(feature = "fleet"), expect(dead_code, reason = "this build only refuses them"))]
+#[cfg_attr(not(feature = "fleet"), expect(dead_code, reason = "the other program reads them"))]
 pub enum FleetAction {
     Init(FleetInitOptions),
     Join(FleetJoinOptions),
@@ -25,7 +25,7 @@ impl FleetAction {
 }
 
 #[derive(Debug)]
-#[cfg_attr(not(feature = "fleet"), expect(dead_code, reason = "this build only refuses them"))]
+#[cfg_attr(not(feature = "fleet"), expect(dead_code, reason = "the other program reads them"))]
 pub struct FleetInitOptions {
     pub url: String,
     /// The hosts that get a role each.
@@ -35,7 +35,7 @@ pub struct FleetInitOptions {
 }
 
 #[derive(Debug)]
-#[cfg_attr(not(feature = "fleet"), expect(dead_code, reason = "this build only refuses them"))]
+#[cfg_attr(not(feature = "fleet"), expect(dead_code, reason = "the other program reads them"))]
 pub struct FleetJoinOptions {
     pub url: String,
     /// The ledger is a copy, or was restored: it becomes another node.
@@ -43,13 +43,13 @@ pub struct FleetJoinOptions {
 }
 
 #[derive(Debug)]
-#[cfg_attr(not(feature = "fleet"), expect(dead_code, reason = "this build only refuses them"))]
+#[cfg_attr(not(feature = "fleet"), expect(dead_code, reason = "the other program reads them"))]
 pub struct FleetStatusOptions {
     pub json: bool,
 }
 
 #[derive(Debug)]
-#[cfg_attr(not(feature = "fleet"), expect(dead_code, reason = "this build only refuses them"))]
+#[cfg_attr(not(feature = "fleet"), expect(dead_code, reason = "the other program reads them"))]
 pub struct FleetPruneOptions {
     pub older_than: Duration,
     pub dry_run: bool,
@@ -57,7 +57,7 @@ pub struct FleetPruneOptions {
 }
 
 #[derive(Debug)]
-#[cfg_attr(not(feature = "fleet"), expect(dead_code, reason = "this build only refuses them"))]
+#[cfg_attr(not(feature = "fleet"), expect(dead_code, reason = "the other program reads them"))]
 pub struct DeclareLostOptions {
     /// The name of the host, or the id of its node.
     pub host: String,

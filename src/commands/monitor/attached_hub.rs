@@ -8,7 +8,10 @@ use tracing::warn;
 use super::hub::{Hub, HubCommand};
 use super::service::ServiceManager;
 use crate::ledger::Location;
+use crate::process::spawn::caller::Caller;
 use crate::process::watch::Watch;
+#[cfg(not(feature = "fleet"))]
+use crate::{commands::fleet::is_in_fleet, error::Error, fleet::continue_there, sys, task::Signal};
 
 /// The hub, if there is one. Without a fleet there is neither a thread nor a descriptor.
 #[derive(Default)]
@@ -19,8 +22,16 @@ pub struct AttachedHub {
 
 #[cfg(feature = "fleet")]
 impl AttachedHub {
+    pub fn begin(&self, _: &Location, _: &ServiceManager, _: &Caller) {}
+
     /// Starts or stops the hub as the setting of the ledger demands.
-    pub fn follow(&mut self, at: &Location, setting: Option<&str>, service: &Arc<ServiceManager>) {
+    pub fn follow(
+        &mut self,
+        at: &Location,
+        setting: Option<&str>,
+        service: &Arc<ServiceManager>,
+        _: &Caller,
+    ) {
         if self.hub.as_ref().map(|hub| hub.setting.as_str()) == setting {
             return;
         }
@@ -66,17 +77,41 @@ impl AttachedHub {
 
 #[cfg(not(feature = "fleet"))]
 impl AttachedHub {
-    pub fn follow(&mut self, at: &Location, setting: Option<&str>, _: &Arc<ServiceManager>) {
+    /// Continues as the program that has a hub, if the ledger is in a fleet. Nothing is settled yet, so that
+    /// the other program reports and delivers all of it.
+    pub fn begin(&self, at: &Location, service: &ServiceManager, caller: &Caller) {
+        if is_in_fleet(at) {
+            let _ = continue_as_called(service, caller);
+        }
+    }
+
+    pub fn follow(
+        &mut self,
+        at: &Location,
+        setting: Option<&str>,
+        service: &Arc<ServiceManager>,
+        caller: &Caller,
+    ) {
         if setting.is_some() {
-            warn!(
-                "the ledger {} is in a fleet, and this bookend was built without the feature fleet: its \
-                 tasks are not published",
-                at.file.display()
-            );
+            let e = continue_as_called(service, caller).in_line();
+            warn!("the ledger {} is in a fleet, and its tasks are not published: {e}", at.file.display());
         }
     }
 
     pub fn end(&mut self) {}
 
     pub fn drain(&mut self, _: &mut Watch, _: &ServiceManager) {}
+}
+
+/// As [`continue_there`], with the signals and the socket as this process received them.
+#[cfg(not(feature = "fleet"))]
+fn continue_as_called(service: &ServiceManager, caller: &Caller) -> Error {
+    service.pass_listener_on(true);
+    sys::set_disposition(Signal::CHLD, caller.sigchld_ignored);
+    let own = sys::set_mask(caller.mask);
+    let why = continue_there();
+    sys::set_mask(own);
+    sys::set_disposition(Signal::CHLD, false);
+    service.pass_listener_on(false);
+    why
 }

@@ -110,6 +110,7 @@ enum Watched {
 impl Monitor<'_> {
     /// Opens the ledger, settles all that is lost, and then what is lost from now on.
     fn watch_ledger(&mut self, watch: &mut Watch, service: &Arc<ServiceManager>) -> Result<Watched, Error> {
+        self.hub.begin(&self.at, service, self.caller);
         let (ledger, merged) = match Ledger::open(&self.at) {
             Err(e) if self.lock.is_none() && !e.may_pass() => return Ok(Watched::Refused(e.into())),
             opened => opened?,
@@ -142,7 +143,7 @@ impl Monitor<'_> {
         engine.settle(&all)?;
         if engine.stopped.is_none() {
             engine.invalidate_sessions()?;
-            self.hub.follow(&self.at, engine.ledger.fleet(), service);
+            self.hub.follow(&self.at, engine.ledger.fleet(), service, self.caller);
             service.ready(&self.status(&engine));
             if std::mem::take(&mut self.is_failure_reported) {
                 info!("the monitor uses the ledger {} again", self.at.file.display());
@@ -175,7 +176,7 @@ impl Monitor<'_> {
                 return Ok(Watched::Replaced);
             } else if std::mem::take(&mut engine.membership_changed) {
                 let setting = engine.ledger.refresh_fleet()?;
-                self.hub.follow(&self.at, setting, service);
+                self.hub.follow(&self.at, setting, service, self.caller);
             } else {
                 service.status(&self.status(engine));
                 engine.turn_alone(None)?;

@@ -82,6 +82,14 @@ impl ServiceManager {
         listener.try_clone().ok().filter(|_| is_there)
     }
 
+    /// Whether a program that this process executes inherits the socket that systemd passed.
+    #[cfg(not(feature = "fleet"))]
+    pub fn pass_listener_on(&self, is_inherited: bool) {
+        if self.listener.is_some() {
+            let _ = sys::socket::pass_on(is_inherited);
+        }
+    }
+
     /// The start is complete: units ordered after this one may start.
     pub fn ready(&self, status: &str) {
         self.show(&[NotifyState::Ready], |shown| shown.own = one_line(status));
