@@ -79,9 +79,11 @@ impl FleetError {
                 "check the host name; if an authority of your own signed its certificate, add \
                  ?sslrootcert=/PATH/ca.pem to the URL"
             }
-            FleetError::Restored { .. } => "join it as a new node: `bookend fleet join --new-node URL`",
+            FleetError::Restored { .. } => {
+                "stop its monitor, then join it as a new node: `fleet join` with --new-node"
+            }
             FleetError::Schema { found } if *found < SCHEMA_VERSION => {
-                "bring it up to date with `bookend fleet init URL`, as the role that created it"
+                "bring it up to date with bookend fleet init, as the role that created it"
             }
             FleetError::Schema { .. } => "install the version of bookend that the other hosts have",
             FleetError::Denied { source, .. } if is_missing(source) => {

@@ -76,8 +76,9 @@ impl Location {
 
 /// The database that an option names instead of a file: a URL.
 pub fn database_url(option: &Path) -> Option<&str> {
-    let text = option.to_str()?;
-    ["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme)).then_some(text)
+    let text = option.to_str()?.trim();
+    let begins = |scheme: &str| text.get(..scheme.len()).is_some_and(|s| s.eq_ignore_ascii_case(scheme));
+    (begins("postgres://") || begins("postgresql://")).then_some(text)
 }
 
 /// Chooses the ledger: `--ledger`, `$BOOKEND_LEDGER`, `$STATE_DIRECTORY`, `$XDG_STATE_HOME`,
@@ -166,6 +167,16 @@ mod tests {
         env.remove(0);
         let at_home = "/h/.local/state/bookend/bookend.db".into();
         assert_eq!(chosen(None, &env), (at_home, "~/.local/state"));
+    }
+
+    #[test]
+    fn a_url_is_no_file_however_it_is_written() {
+        for url in ["postgres://a@db/x", "POSTGRESQL://a:b@db/x", " Postgres://a@db/x"] {
+            assert_eq!(database_url(Path::new(url)), Some(url.trim()));
+        }
+        for file in ["postgres:/x", "./postgres://x", "/var/lib/postgres://x", "p"] {
+            assert_eq!(database_url(Path::new(file)), None);
+        }
     }
 
     #[test]

@@ -75,7 +75,14 @@ async fn left(connection: &FleetConnection, node: Uuid, force: bool) -> Result<(
             Err(Error::new(Kind::Busy, error).hint("wait until they have ended: `bookend wait`"))
         }
         LeaveAnswer::Running { tasks } => {
-            log::warn(&format!("{} tasks stay `running` in the fleet", tasks.len()), "");
+            let stay = if tasks.len() == 1 {
+                "1 task stays".to_owned()
+            } else {
+                format!("{} tasks stay", tasks.len())
+            };
+            let hint =
+                format!("its keys are held until an operator runs `fleet declare-lost {}`", known.host);
+            log::warn(&format!("{stay} `running` in the fleet"), &hint);
             Ok(())
         }
         LeaveAnswer::Left => Ok(()),

@@ -23,9 +23,9 @@ use crate::task::{Key, Task, TaskId};
 
 const PUBLISH: &str = "SELECT bookend.publish($1, $2, $3, $4)";
 
-/// The most tasks of one call, and about how many bytes.
+/// The most tasks of one call, and about how many bytes: a renewal waits for the call on a slow network.
 const BATCH: usize = 200;
-const BATCH_BYTES: usize = 4 << 20;
+const BATCH_BYTES: usize = 256 << 10;
 /// How long changes are collected before they are sent.
 const COLLECT: Duration = Duration::from_millis(20);
 /// The time between two looks at the rows if nothing is reported.
@@ -250,8 +250,12 @@ impl<'a> Publication<'a> {
     ) -> Result<(), HubError> {
         let pending = self.node.claims.borrow_mut().keys_to_keep();
         let kept: Vec<String> = pending.iter().chain(outlived).map(Key::to_string).collect();
+        let sent = entries.len();
         let arguments = [Value::Array(entries).into(), kept.into()];
         let answer: PublishAnswer = self.registration.call(PUBLISH, arguments).await?;
+        if answer.rows.len() != sent {
+            return Err(HubError::Unanswered { sent, answered: answer.rows.len() });
+        }
         for row in &answer.rows {
             if let Some(task) = batch.iter().find(|d| d.rev == row.rev) {
                 self.conclude(task, row);
