@@ -67,7 +67,10 @@ fn suggested<'t>(text: &'t str, names: &[String]) -> Vec<&'t str> {
         let first = rest.split([' ', ',', ';']).next().unwrap_or_default();
         names.iter().any(|name| name == first) && !WITHOUT_LEDGER.contains(&first)
     };
-    commands.filter(|rest| !rest.contains("--help")).filter(is_command).collect()
+    // It names a database, and no ledger.
+    let is_setup = |rest: &&str| rest.starts_with("fleet init");
+    let commands = commands.filter(|rest| !rest.contains("--help") && !is_setup(rest));
+    commands.filter(is_command).collect()
 }
 
 /// Calls every command, and returns the names of the commands that the messages suggest.

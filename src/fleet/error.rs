@@ -83,11 +83,11 @@ impl FleetError {
                 "stop its monitor, then join it as a new node: `fleet join` with --new-node"
             }
             FleetError::Schema { found } if *found < SCHEMA_VERSION => {
-                "bring it up to date with bookend fleet init, as the role that created it"
+                "bring it up to date with `bookend fleet init URL`, as the role that created it"
             }
             FleetError::Schema { .. } => "install the version of bookend that the other hosts have",
             FleetError::Denied { source, .. } if is_missing(source) => {
-                "create the fleet with bookend fleet init, as a role that may create a schema"
+                "create the fleet with `bookend fleet init URL`, as a role that may create a schema"
             }
             _ => return None,
         };
