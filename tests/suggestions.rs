@@ -138,7 +138,6 @@ fn no_message_writes_a_command_without_asking_for_its_ledger() {
     let mut lines = Vec::new();
     literals(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut lines);
     assert!(lines.len() > 10_000, "{}", lines.len());
-    for (file, line) in lines {
-        assert_eq!(suggested(&line, &names), Vec::<&str>::new(), "{file}: use view::suggestion: {line}");
-    }
+    lines.retain(|(_, line)| !suggested(line, &names).is_empty());
+    assert_eq!(lines, Vec::new(), "use view::suggestion");
 }

@@ -225,7 +225,7 @@ impl AwaitedTask {
         if let Some(since) = row.unreachable_since().filter(|_| !was_unreachable) {
             log::warn(
                 &format!("{}: its host is {}; bookend waits for it", self.name(), view::unreachable(since)),
-                "it ends when the host is back, or when `bookend fleet declare-lost` says that it is off",
+                "it ends when the host is back, or when an operator declares the host lost",
             );
         }
         TaskProgress::Runs

@@ -463,7 +463,7 @@ fn the_oracle_finds_what_is_broken_on_purpose() {
     let arena = Arena::new(&world, &network, database);
     arena.database.psql(
         "CREATE OR REPLACE FUNCTION bookend.take(
-             p_node uuid, p_epoch bigint, p_key text, p_task text, p_slot bigint, p_wait boolean)
+             p_node uuid, p_registration bigint, p_key text, p_task text, p_slot bigint, p_wait boolean)
          RETURNS jsonb LANGUAGE sql SECURITY DEFINER AS
              $$ SELECT jsonb_build_object('state', 'granted', 'session_lost', false) $$",
     );

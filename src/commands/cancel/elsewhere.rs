@@ -127,7 +127,7 @@ impl OrderedCancel {
             ),
             (Some(_), Some(since)) => stays(
                 format!("{} was asked to end, and its host is {}", self.name(), view::unreachable(since)),
-                "`bookend wait` waits until the host is back and reports the end",
+                "the command `wait` waits until the host is back and reports the end",
             ),
             _ => OrderProgress::Runs,
         }

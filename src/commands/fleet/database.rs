@@ -52,7 +52,7 @@ pub(super) fn find<'a>(nodes: &'a [FleetNode], host: &str) -> Result<&'a FleetNo
                 Some(node) => format!("the host {host} is no longer in the fleet: {}", node.state.as_str()),
                 None => format!("no host {host} in the fleet"),
             };
-            Err(Error::new(Kind::Nothing, why).hint("`bookend fleet status` lists the hosts"))
+            Err(Error::new(Kind::Nothing, why).hint("`fleet status` lists the hosts"))
         }
         several => {
             let ids: Vec<_> = several.iter().map(|n| format!("{} ({})", n.id, n.state.as_str())).collect();

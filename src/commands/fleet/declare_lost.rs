@@ -58,7 +58,7 @@ pub(super) fn declare_lost(options: &DeclareLostOptions, ledger: Option<&Path>) 
     })?;
     let refused = |kind, why: &str| {
         let message = format!("{} was not declared lost: {why}", options.host);
-        Err(Error::new(kind, message).hint("look at it again with `bookend fleet status`"))
+        Err(Error::new(kind, message).hint("look at it again with `fleet status`"))
     };
     let (host, tasks, released) = match &answer {
         LostAnswer::Lost { host, tasks, released } => (host, tasks, released),

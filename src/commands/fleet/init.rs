@@ -31,7 +31,8 @@ pub(super) fn init(options: &FleetInitOptions) -> Result<String, Error> {
         let mut text = String::new();
         for (host, role) in options.hosts.iter().zip(roles) {
             let made = connection.make_host_role(role).await.map_err(denied)?;
-            let join = format!("bookend fleet join {}", view::quoted(&url.with_role(&made.name)));
+            let join =
+                view::suggestion(None, &format!("fleet join {}", view::quoted(&url.with_role(&made.name))));
             match &made.password {
                 Some(password) => {
                     let line = connection.password_line(&made.name, password);

@@ -94,8 +94,8 @@ fn check_nodes(
              it is this one, stop its monitor, and try again after a minute"
         )),
         false => error.hint(format!(
-            "make a role for this host with `{init}`; if {host} is gone for good, run `bookend fleet \
-             declare-lost {host}`"
+            "make a role for this host with `{init}`; if {host} is gone for good, an operator \
+             declares it lost: `fleet declare-lost {host}`"
         )),
     })
 }

@@ -72,7 +72,8 @@ async fn left(connection: &FleetConnection, node: Uuid, force: bool) -> Result<(
         LeaveAnswer::Running { tasks } if !force => {
             let tasks: Vec<_> = tasks.iter().map(|id| view::one_line(id)).collect();
             let error = format!("tasks of this ledger run: {}", tasks.join(", "));
-            Err(Error::new(Kind::Busy, error).hint("wait until they have ended: `bookend wait`"))
+            Err(Error::new(Kind::Busy, error)
+                .hint("leave when they have ended: the command `wait` waits for it"))
         }
         LeaveAnswer::Running { tasks } => {
             let stay = if tasks.len() == 1 {

@@ -46,8 +46,8 @@ fn nodes_point(connection: &FleetConnection, nodes: &[FleetNode], own: &FleetMem
         let host = &other.host;
         let text = format!(
             "the role {role} is also that of the node {} of the host {host}: each needs a role of its own \
-             (`bookend fleet init URL --host NAME`); if {host} is gone for good, run `bookend fleet \
-             declare-lost {}`",
+             (`bookend fleet init URL --host NAME`); if {host} is gone for good, an operator \
+             declares it lost: `fleet declare-lost {}`",
             other.id, other.id
         );
         return point(Health::Bad, text);

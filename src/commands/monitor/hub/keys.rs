@@ -1,4 +1,5 @@
-//! Serves the runs of the ledger that ask for keys: makes the calls that [`FleetClaims`] decides.
+//! Serves the runs of the ledger that ask for keys: makes the calls that
+//! [`FleetClaims`](super::claims::FleetClaims) decides.
 
 use std::future::Future;
 use std::pin::Pin;
