@@ -190,6 +190,29 @@ fn a_lost_epoch_writes_nothing() {
 }
 
 #[test]
+fn a_grant_of_a_lost_epoch_is_not_used() {
+    let Some(postgres) = fleet("a_grant_of_a_lost_epoch_is_not_used") else { return };
+    let (a, b) = two(&postgres);
+    let id = a.id(&postgres);
+    // The run has its grant, and cannot write its row.
+    let other = rusqlite::Connection::open(a.world.ledger()).expect("the ledger");
+    other.execute_batch("BEGIN IMMEDIATE").expect("the write lock");
+    let run = a.keyed("k", "echo ran").options(["--id", "t1"]).start();
+    eventually(a.world.deadline(), "the grant", || claims(&postgres) == "k|t1");
+    postgres.psql(&format!(
+        "SELECT bookend.declare_lost(node, epoch, seq) FROM bookend.lease WHERE node = '{id}'"
+    ));
+    let next = Holder::start(&b, &postgres, "t2");
+    let epoch = format!("SELECT epoch FROM bookend.lease WHERE node = '{id}'");
+    eventually(a.world.deadline(), "a new epoch", || postgres.psql(&epoch) == "2");
+    other.execute_batch("ROLLBACK").expect("the end of the lock");
+    let output = run.wait().ended(End::Code(75));
+    assert_eq!(output.stdout, "");
+    assert_eq!(claims(&postgres), "k|t2");
+    next.end();
+}
+
+#[test]
 fn the_session_of_a_lost_host_is_not_resumed() {
     let Some(postgres) = fleet("the_session_of_a_lost_host_is_not_resumed") else { return };
     let (mut a, b) = two(&postgres);

@@ -1,5 +1,7 @@
 //! What the ledger says of the keys that its tasks hold in the fleet.
 
+use std::time::Duration;
+
 use super::super::error::Result;
 use super::super::handle::Ledger;
 use super::super::tasks;
@@ -49,7 +51,10 @@ impl Ledger {
     }
 
     /// Waits until no claim is in progress: each that had begun before is in the ledger then.
-    pub fn await_claims(&mut self) -> Result<()> {
-        self.claim().map(drop)
+    ///
+    /// # Errors
+    /// [`LedgerError::Busy`](super::super::error::LedgerError::Busy) when another process writes to the ledger for longer than this.
+    pub fn await_claims(&mut self, longest: Duration) -> Result<()> {
+        self.briefly(longest, |ledger| ledger.claim().map(drop))
     }
 }

@@ -186,7 +186,7 @@ impl FleetClaims {
     }
 
     /// What was granted in an epoch that is over is not held any longer: these runs ask again.
-    fn forget_grants(&mut self) {
+    pub(super) fn forget_grants(&mut self) {
         self.requests.retain(|_, request| request.stage != Stage::Granted);
         self.unsettled.clear();
     }

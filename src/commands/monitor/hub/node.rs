@@ -21,6 +21,9 @@ use crate::ledger::{self, Ledger, Location};
 use crate::process::procfs::identity;
 use crate::task::Time;
 
+/// How long a run that writes its row is waited for, before the hub tries again.
+const LONGEST_CLAIM: Duration = Duration::from_secs(5);
+
 /// A ledger's node in a fleet. Everything of it is used on the hub's thread only.
 pub struct HubNode {
     pub membership: FleetMembership,
@@ -72,7 +75,7 @@ impl HubNode {
             return Err(HubError::Distrusted(distrust.why));
         }
         // The rows of runs to which the hub before this one has granted keys are in the ledger then.
-        ledger.await_claims()?;
+        ledger.await_claims(LONGEST_CLAIM)?;
         let node = HubNode {
             membership,
             url,

@@ -17,7 +17,7 @@ use super::rows;
 use super::rows_watch::RowsWatch;
 use crate::error::chain;
 use crate::failpoint;
-use crate::ledger::{DirtyTask, LedgerError, UnpublishedTask};
+use crate::ledger::{self, DirtyTask, Ledger, LedgerError, UnpublishedTask};
 use crate::recovery;
 use crate::task::{Key, Task, TaskId};
 
@@ -100,7 +100,7 @@ impl<'a> Publication<'a> {
         let mut watch = RowsWatch::of(&self.node.ledger.borrow());
         let prepared = async {
             if self.registration.was_lost {
-                reconcile::stop_keyed_runs(&self.node.ledger.borrow())?;
+                self.stop_lost().await?;
             }
             self.replace_lost().await?;
             self.publish_all().await?;
@@ -130,6 +130,29 @@ impl<'a> Publication<'a> {
         }
     }
 
+    /// This host was declared lost, and others may have its keys: nothing that was granted before is used any
+    /// longer, and what runs under a key is asked to end.
+    async fn stop_lost(&self) -> Result<(), HubError> {
+        self.node.claims.borrow_mut().forget_grants();
+        // Each connection that was granted a key ends now. A run looks at its own while it has locked the
+        // ledger, so that either it has its row before the hub gets the lock, or it asks again.
+        tokio::task::yield_now().await;
+        self.while_locked(|ledger| ledger.await_claims(LONGEST_PATIENCE)).await?;
+        reconcile::stop_keyed_runs(&self.node.ledger.borrow())
+    }
+
+    /// Tries again while another process has locked the ledger.
+    async fn while_locked(&self, work: impl Fn(&mut Ledger) -> ledger::Result<()>) -> Result<(), HubError> {
+        loop {
+            let done = work(&mut self.node.ledger.borrow_mut());
+            match done {
+                Err(e @ LedgerError::Busy { .. }) => debug!("{}", chain(&e)),
+                done => return Ok(done?),
+            }
+            sleep(LOCKED).await;
+        }
+    }
+
     /// A database that was restored from a backup, or a standby that took over, may lack what the one before
     /// had acknowledged: everything is published again then.
     async fn replace_lost(&self) -> Result<(), HubError> {
@@ -137,14 +160,7 @@ impl<'a> Publication<'a> {
             return Ok(());
         }
         warn!("the fleet's database has lost changes of this host: all tasks are published again");
-        loop {
-            let marked = self.node.ledger.borrow_mut().publish_again(LONGEST_PATIENCE);
-            match marked {
-                Err(e @ LedgerError::Busy { .. }) => debug!("{}", chain(&e)),
-                marked => return Ok(marked?),
-            }
-            sleep(LOCKED).await;
-        }
+        self.while_locked(|ledger| ledger.publish_again(LONGEST_PATIENCE)).await
     }
 
     /// Publishes all that has changed.
