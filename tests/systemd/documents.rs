@@ -8,7 +8,7 @@ use crate::machine::Machine;
 
 pub const SYSTEMD: &str = "contrib/doc/systemd.md";
 const MAKES_THE_PACKAGE: &str =
-    "cargo build --release && cp target/release/bookend target/release/bookend-fleet && cargo deb\n";
+    "cargo build --release && cp target/release/bookend target/bookend-fleet && cargo deb\n";
 /// Commands of the page that need a network or a compiler: their results are in the machine already.
 const DONE_BEFORE: [&str; 2] = [MAKES_THE_PACKAGE, "npm install -g @anthropic-ai/claude-code\n"];
 const FOR_THE_USER: &str = "Use the same units as a user";
