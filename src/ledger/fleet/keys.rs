@@ -53,8 +53,8 @@ impl Ledger {
     /// Waits until no claim is in progress: each that had begun before is in the ledger then.
     ///
     /// # Errors
-    /// [`LedgerError::Busy`](super::super::error::LedgerError::Busy) when another process writes to the ledger
-    /// for longer than this.
+    /// [`LedgerError::Busy`](super::super::error::LedgerError::Busy) when another process writes to the
+    /// ledger for longer than this.
     pub fn await_claims(&mut self, longest: Duration) -> Result<()> {
         self.briefly(longest, |ledger| ledger.claim().map(drop))
     }
