@@ -70,7 +70,7 @@ mod thread {
             let (changes, report) = io::pipe()?;
             let former = sys::set_mask(SignalSet::ALL);
             let thread = std::thread::Builder::new().name("changes".to_owned());
-            // It fails when nobody reads any more.
+            // It fails once the reader has closed its end.
             let started = thread.spawn(move || block_on(report_changes(&url, report)));
             sys::set_mask(former);
             started.map(|_| FleetChanges(changes))

@@ -92,7 +92,7 @@ impl TaskSource {
             .map_err(|e| Error::failed("the setting of the fleet in the ledger cannot be read").caused_by(e))
             .and_then(|membership| {
                 node = membership.node.to_string();
-                // Whoever may write to the ledger would choose who gets this user's password.
+                // Another user who can write to the ledger could have this user's password sent elsewhere.
                 match ledger.distrust() {
                     Some(distrust) => Err(Error::failed(distrust.why)),
                     None => use_of.connect(url.insert(membership.url)),

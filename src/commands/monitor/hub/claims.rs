@@ -67,7 +67,7 @@ impl PendingRun {
     }
 }
 
-/// The requests of all runs, and the claims of this ledger as far as nobody else gives them back.
+/// The requests of all runs, and the claims of this ledger that the end of no task releases.
 #[derive(Debug)]
 pub(super) struct FleetClaims {
     /// The name of this host, for runs that wait for another one of it.
@@ -127,7 +127,7 @@ impl FleetClaims {
         pending.into_iter().collect()
     }
 
-    /// The publication has ended. A key that it kept although nobody needs it any longer is given back.
+    /// The publication has ended. A key that it kept although no run needs it any longer is released.
     pub(super) fn published(&mut self) {
         let kept = std::mem::take(&mut self.kept);
         if kept.iter().any(|key| !self.is_pending(key)) {

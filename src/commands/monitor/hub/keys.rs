@@ -81,7 +81,7 @@ fn begin_calls(node: &Rc<HubNode>, outcomes: &UnboundedSender<Outcome>) {
         let (registration, outcomes) = (Rc::clone(&registration), outcomes.clone());
         begin(async move {
             let outcome = call.make(&registration).await;
-            // Nobody reads it while the hub ends.
+            // The receiver is gone while the hub ends.
             let _ = outcomes.send((registration, outcome));
         });
     }

@@ -98,7 +98,7 @@ async fn serve(stream: UnixStream, number: RunNumber, owner: u32, events: Unboun
         () = async { while matches!(reader.get_mut().read(&mut rest).await, Ok(1..)) {} } => {}
         () = write_all(writer, answered) => {}
     }
-    // Nobody listens while the hub stops.
+    // The receiver is gone while the hub stops.
     let _ = events.send(RunEvent::Ended(number));
 }
 

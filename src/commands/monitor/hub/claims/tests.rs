@@ -207,7 +207,7 @@ fn a_ledger_that_does_not_wait_any_longer_says_so() {
     let give_up = ClaimCall::GiveUp { key: "k".into() };
     assert_eq!(hub.calls(), (vec![], vec![give_up.clone()]));
     hub.claims.free(&["k".into()]);
-    assert_eq!(hub.calls(), (vec![], vec![give_up]), "a free key that nobody wants is left to others");
+    assert_eq!(hub.calls(), (vec![], vec![give_up]), "a free key that no run waits for is left to others");
 }
 
 #[test]
