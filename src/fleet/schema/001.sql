@@ -715,7 +715,23 @@ CREATE FUNCTION bookend.fits(value text) RETURNS boolean
 LANGUAGE sql IMMUTABLE SET search_path = bookend, pg_temp
 AS $$ SELECT octet_length(coalesce(value, '')) <= 800 $$;
 
--- The parts of an element of `publish`, or PostgreSQL's message if a value does not fit its column.
+-- Whether times have the years that RFC 3339 can write.
+CREATE FUNCTION bookend.can_show(times timestamptz[]) RETURNS boolean
+LANGUAGE sql SET search_path = bookend, pg_temp
+AS $$
+    SELECT NOT EXISTS (SELECT FROM unnest(times) t
+                       WHERE t < '0001-01-01 00:00:00Z' OR t >= '10000-01-01 00:00:00Z')
+$$;
+
+-- Whether readers of JSON take these values: they stop at some depth, and at numbers beyond a double.
+CREATE FUNCTION bookend.can_read(documents jsonb[]) RETURNS boolean
+LANGUAGE sql SET search_path = bookend, pg_temp
+AS $$
+    SELECT NOT EXISTS (SELECT FROM unnest(documents) d
+                       WHERE d @? '$.**{100 to last}' OR d @? '$.** ? (@ > 1e308 || @ < -1e308)')
+$$;
+
+-- The parts of an element of `publish`, or a message if a value does not fit its column, or no reader takes it.
 CREATE FUNCTION bookend.parts_of(
     p_entry jsonb,
     OUT task bookend.task_history,
@@ -746,6 +762,22 @@ BEGIN
         OR EXISTS (SELECT FROM unnest(invalidations) x WHERE NOT fits(x.key) OR NOT fits(x.task_id))
     THEN
         message := 'an id, key, repository, persona or status is longer than 800 bytes';
+    ELSIF NOT can_show(ARRAY[task.started_at, task.finished_at, task.agent_released_at, task.last_seen_at,
+                             task.delivered_at, task.cleanup_after, task.hinted_at, task.limit_resets_at,
+                             used.last_used_at]
+                       || ARRAY(SELECT x.at FROM unnest(transitions) x)
+                       || ARRAY(SELECT unnest(ARRAY[x.at, x.restored_at, x.last_used_at])
+                                FROM unnest(invalidations) x))
+    THEN
+        message := 'a time is not in the years 1 to 9999';
+    ELSIF NOT (coalesce(abs(task.cost_usd), 0) < 'Infinity'
+               AND coalesce(abs(task.session_cost_usd), 0) < 'Infinity')
+    THEN
+        message := 'a cost is not a finite number';
+    ELSIF NOT can_read(ARRAY[task.session_tokens, task.artifacts, task.argv, task.on_finish, task.user_argv,
+                             task.run_options, task.leftovers, task.former_session])
+    THEN
+        message := 'a JSON value has more than 100 levels, or a number beyond 1e308';
     END IF;
 EXCEPTION WHEN data_exception THEN
     message := SQLERRM;
@@ -867,7 +899,8 @@ END $$;
 --   older       this rev or a higher one of the task is stored already
 --   late        stored, but the task had ended here (declared lost): its ending is in the column `late`
 --   foreign     the task is another node's; nothing was changed
---   unreadable  a value does not fit its column or index ("message" says which); only a finding was stored
+--   unreadable  a value does not fit its column or index, or no reader takes it, e.g. a time that is infinite
+--               ("message" says which); only a finding was stored
 -- A task that ended frees its key unless that is in keep_claims, the keys for which a request is pending.
 -- Errors: BK001, BK002, BK003 if a rev up to the highest published one is of a task that is neither stored nor
 -- unreadable, nor can have been pruned.
