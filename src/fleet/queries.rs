@@ -143,7 +143,8 @@ pub(super) const STATS: &str = concat!(
                CASE WHEN input_tokens BETWEEN -1e12 AND 1e12 THEN input_tokens END AS tokens_in,
                CASE WHEN output_tokens BETWEEN -1e12 AND 1e12 THEN output_tokens END AS tokens_out,
                CASE WHEN cache_read_tokens BETWEEN -1e12 AND 1e12 THEN cache_read_tokens END AS tokens_read,
-               CASE WHEN cache_creation_tokens BETWEEN -1e12 AND 1e12 THEN cache_creation_tokens END AS tokens_written,
+               CASE WHEN cache_creation_tokens BETWEEN -1e12 AND 1e12
+                    THEN cache_creation_tokens END AS tokens_written,
                CASE WHEN turns BETWEEN -1e12 AND 1e12 THEN turns END AS turns
         FROM selected
     )

@@ -731,7 +731,7 @@ AS $$
                        WHERE d @? '$.**{100 to last}' OR d @? '$.** ? (@ > 1e308 || @ < -1e308)')
 $$;
 
--- The parts of an element of `publish`, or a message if a value does not fit its column, or no reader takes it.
+-- The parts of an element of `publish`, or a message if a value does not fit its column or no reader takes it.
 CREATE FUNCTION bookend.parts_of(
     p_entry jsonb,
     OUT task bookend.task_history,
