@@ -342,8 +342,8 @@ fn programs() -> Option<&'static Path> {
     let find = || {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-        let versions =
-            versions.filter_map(|v| Some((v.file_name().to_str()?.parse::<u32>().ok()?, v.path().join("bin"))));
+        let versions = versions
+            .filter_map(|v| Some((v.file_name().to_str()?.parse::<u32>().ok()?, v.path().join("bin"))));
         let mut versions: Vec<_> = versions.filter(|(version, _)| *version >= 14).collect();
         versions.sort();
         let debian = versions.into_iter().rev().map(|(_, bin)| bin);
