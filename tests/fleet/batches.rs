@@ -7,7 +7,7 @@ use crate::postgres::Postgres;
 /// Replaces the function `publish`, which is then called `former`.
 fn replace_publish(postgres: &Postgres, body: &str) {
     postgres.psql(&format!(
-        "CREATE TABLE IF NOT EXISTS public.call (at timestamptz DEFAULT clock_timestamp(), tasks int, bytes int);
+        "CREATE TABLE public.call (at timestamptz DEFAULT clock_timestamp(), tasks int, bytes int);
          ALTER FUNCTION bookend.publish RENAME TO former;
          CREATE FUNCTION bookend.publish(node uuid, registration bigint, tasks jsonb, keep text[])
          RETURNS jsonb LANGUAGE plpgsql SECURITY DEFINER AS $$
