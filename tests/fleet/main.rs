@@ -8,10 +8,12 @@
 mod harness;
 
 mod arena;
+mod batches;
 mod commands;
 mod faults;
 mod functions;
 mod gone;
+mod hostile;
 mod hosts;
 mod keys;
 mod lost;
