@@ -337,7 +337,10 @@ fn audit_finds_what_is_wrong_on_other_hosts() {
     site.bookend(&["audit", "--fail-on", "error"]).ended(End::Code(1));
     let page = site.prints(&["show", "late"]);
     assert!(page.contains("success at 2026-11-30T12:00:00Z, after the fleet had ended it"), "{page}");
-    assert_eq!(found(&["--ledger", &site.url()]).len(), 6);
+    let there = found(&["--ledger", &site.url()]);
+    assert_eq!(there.len(), 6);
+    let is_elsewhere = |fix: &str| fix.contains(" --ledger postgres://") || fix.contains("  # on there");
+    assert!(there.iter().all(|(_, _, fix)| is_elsewhere(fix)), "{there:?}");
 }
 
 #[test]
@@ -465,6 +468,11 @@ fn each_of_two_ledgers_shows_the_tasks_of_both() {
         let shown = json(node, &["show", other]);
         assert_eq!((&shown["task"]["id"], &shown["task"]["argv"]), (&json!(other), &Value::Null), "{shown}");
         assert_eq!(shown["transitions"].as_array().map(Vec::len), Some(2), "{shown}");
+        for words in [["logs", other], ["redispatch", other]] {
+            let output = node.world.bare(["bookend"].iter().chain(&words).copied()).run();
+            assert!(output.stderr.contains("if it is a task of another host, use"), "{}", output.stderr);
+            assert!(output.stderr.contains(&format!(" {other}` names the host")), "{}", output.stderr);
+        }
         let total = &json(node, &["stats"])["total"];
         assert_eq!((&total["runs"], &total["failure"]), (&json!(2), &json!(1)), "{total}");
     }

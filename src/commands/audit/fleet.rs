@@ -60,17 +60,16 @@ impl FleetAuditor<'_> {
         view::since(time, self.now)
     }
 
+    /// A command that reaches the fleet through the ledger or, without one, by the database.
     fn command(&self, what: &str) -> String {
-        view::suggestion(self.source.at().and_then(|at| at.option()), what)
+        match self.source.at() {
+            Some(at) => view::suggestion(at.option(), what),
+            None => view::suggestion(Some(Path::new(&self.source.place())), what),
+        }
     }
 
-    /// A command that reads the fleet, through the ledger or without one.
     fn show(&self, task: &Task) -> String {
-        let what = format!("show {}", view::operand(task.id.as_str()));
-        match self.source.at() {
-            Some(_) => self.command(&what),
-            None => view::suggestion(Some(Path::new(&self.source.place())), &what),
-        }
+        self.command(&format!("show {}", view::operand(task.id.as_str())))
     }
 
     fn double_claim(&mut self, claim: &DoubleClaim) {
