@@ -76,8 +76,8 @@ enum ServerTrust {
     /// Whose certificate one of the authorities has signed, for its host name.
     Verified {
         authorities: Arc<WebPkiServerVerifier>,
-        /// The only certificate of `sslrootcert`. A server that has exactly this one needs no other proof: many
-        /// sign their own, and call it an authority or give it no name that counts, as PostgreSQL's
+        /// The only certificate of `sslrootcert`. A server that has exactly this one needs no other proof:
+        /// many sign their own, and call it an authority or give it no name that counts, as PostgreSQL's
         /// documentation does ("Secure TCP/IP Connections with SSL").
         known: Option<CertificateDer<'static>>,
     },

@@ -309,7 +309,9 @@ fn audit_finds_what_is_wrong_on_other_hosts() {
     );
     site.row(THERE, "odd", "success", TOMORROW, &[("finished_at", "now()")]);
     site.row(HERE, "own", "success", TOMORROW, &[("finished_at", "now()")]);
-    site.row(THERE, "twice", "running", HOUR_AGO, &[]);
+    let late = r#"'{"status": "interrupted", "finished_at": "2026-11-30T12:00:00Z"}'"#;
+    let lost = [("reason", "'host_lost'"), ("hinted_at", "now()"), ("late", late)];
+    site.row(THERE, "twice", "interrupted", HOUR_AGO, &lost);
     site.postgres.psql(&format!(
         "INSERT INTO bookend.finding (node, kind, subject, detail) VALUES ('{THERE}', 'double_claim', 'twice',
          '{{\"key\": \"k\", \"other_task\": \"x\", \"other_host\": \"gone\"}}')"
@@ -323,7 +325,7 @@ fn audit_finds_what_is_wrong_on_other_hosts() {
     };
     let of = |code: &str, task: &str, fix: &str| (code.to_owned(), task.to_owned(), fix.to_owned());
     let all = [
-        of("double_claim", "twice", "bookend cancel twice"),
+        of("double_claim", "twice", "bookend show twice"),
         of("late_ending", "late", "bookend show late"),
         of("unreachable", "lost-sight", "bookend fleet declare-lost gone"),
         of("delivery_failed", "hook", "bookend deliver hook  # on there"),

@@ -9,19 +9,18 @@ use crate::fleet::DoubleClaim;
 use crate::task::{FleetTask, RecordedTime, Status, Task, TaskId, Time};
 use crate::view::{self, Code, Finding, Severity};
 
-/// Each task has only its first finding.
+/// Each task has only its gravest finding.
 ///
 /// # Errors
 /// When the ledger cannot be read, or the database if it is alone.
 pub(super) fn findings(source: &TaskSource) -> Result<Vec<Finding>, Error> {
     let Some(found) = source.audit()? else { return Ok(Vec::new()) };
     let mut audit = FleetAuditor { source, now: Time::now(), found: Vec::new(), told: BTreeSet::new() };
-    // A task that has ended late no longer holds its key twice.
-    for row in &found.late {
-        audit.late(row);
-    }
     for claim in &found.double_claims {
         audit.double_claim(claim);
+    }
+    for row in &found.late {
+        audit.late(row);
     }
     for row in found.unreachable.iter().chain(&found.unsettled) {
         // The ledger has what is known of the tasks of this host.
