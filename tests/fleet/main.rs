@@ -15,6 +15,7 @@ mod gone;
 mod hosts;
 mod keys;
 mod lost;
+mod naming;
 mod node;
 mod oracle;
 mod orders;
