@@ -71,7 +71,7 @@ async fn left(connection: &FleetConnection, node: Uuid, force: bool) -> Result<(
     match answer {
         LeaveAnswer::Running { tasks } if !force => {
             let tasks: Vec<_> = tasks.iter().map(|id| view::one_line(id)).collect();
-            let error = format!("tasks of this ledger run: {}", tasks.join(", "));
+            let error = format!("tasks of this ledger run or hold keys: {}", tasks.join(", "));
             Err(Error::new(Kind::Busy, error)
                 .hint("leave when they have ended: the command `wait` waits for it"))
         }
