@@ -1,4 +1,4 @@
-//! One connection to the fleet's database, with a deadline for everything that it is asked.
+//! One connection to the fleet's database. Connecting and each statement have a deadline.
 
 use std::error::Error as _;
 use std::future::{Future, poll_fn};
@@ -120,12 +120,12 @@ impl FleetConnection {
         &self.server
     }
 
-    /// As whom it connected. A pooler may have made another user of it.
+    /// The user that connected. A pooler may log in to PostgreSQL as another one.
     pub fn user(&self) -> &str {
         &self.user
     }
 
-    /// As whom PostgreSQL sees it.
+    /// The user that is logged in to PostgreSQL.
     pub async fn session_user(&self) -> Result<String, FleetError> {
         self.call("SELECT session_user::text", &[]).await
     }

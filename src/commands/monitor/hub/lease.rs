@@ -117,12 +117,12 @@ async fn renew(node: &HubNode, registration: &Registration) -> HubError {
             Ok(Err(e)) => return e,
             Err(_) => return silent().into(),
         }
-        // A result is no concern: both mean that it is time.
+        // Whether it was asked for or the interval has passed: it is time.
         let _ = timeout(interval, node.renew_now.notified()).await;
     }
 }
 
-/// A number from 0 to 1 that differs between hosts that lost the same server.
+/// A random number from 0 to 1: hosts that lost the same server do not return at the same moment.
 fn rand_fraction() -> f64 {
     f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX)
 }
