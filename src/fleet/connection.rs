@@ -29,7 +29,7 @@ pub struct ConnectOptions {
     pub timeout: Duration,
     /// For each statement.
     pub call_timeout: Duration,
-    /// Channels to LISTEN on. Behind pgbouncer in transaction mode nothing arrives, or what others listen on.
+    /// Channels to LISTEN on. Behind pgbouncer in transaction mode nothing arrives.
     pub listen: &'static [&'static str],
 }
 
