@@ -1,5 +1,5 @@
-//! Takes the place of the reader in a build without the client of PostgreSQL: instead of connecting, this process
-//! continues as the other program.
+//! Takes the place of the reader in a build without the client of PostgreSQL: instead of connecting, this
+//! process continues as the other program.
 
 use super::other_program::continue_there;
 use super::rows::{FleetAudit, FleetHistory, FleetPage, FleetPlace, OrderAnswer};

@@ -54,8 +54,8 @@ impl DatabaseTarget {
         Ok(target)
     }
 
-    /// Over TCP, the connection is encrypted and the server's certificate is checked, unless a weaker `sslmode`
-    /// is written.
+    /// Over TCP, the connection is encrypted and the server's certificate is checked, unless a weaker
+    /// `sslmode` is written.
     pub fn encryption(&self, host: &DatabaseHost) -> Encryption {
         match host.is_socket() {
             true => Encryption::Disable,

@@ -311,8 +311,8 @@ BEGIN
     END IF;
 END $$;
 
--- The node's epoch. BK001 if the registration is over. Until the transaction ends, `declare_lost`, `leave` and
--- `register` wait for it.
+-- The node's epoch. BK001 if the registration is over. Until the transaction ends, `declare_lost`, `leave`
+-- and `register` wait for it.
 CREATE FUNCTION bookend.guard(p_node uuid, p_registration bigint) RETURNS bigint
 LANGUAGE plpgsql SET search_path = bookend, pg_temp
 AS $$
@@ -1024,8 +1024,8 @@ BEGIN
     RETURN '{"state": "stopped"}';
 END $$;
 
--- leave(node, registration): the node is out of the fleet for good, its rows stay. No later call of it changes
--- anything. → {"state":"left"} | {"state":"running","tasks":[ids]}: not while tasks run or hold keys.
+-- leave(node, registration): the node is out of the fleet for good, its rows stay. No later call of it
+-- changes anything. → {"state":"left"} | {"state":"running","tasks":[ids]}: not while tasks run or hold keys.
 -- Errors: BK001, BK002.
 CREATE FUNCTION bookend.leave(p_node uuid, p_registration bigint) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = bookend, pg_temp
