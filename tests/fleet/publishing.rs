@@ -200,6 +200,20 @@ fn tasks_after_resume(node: &Node, postgres: &Postgres) -> String {
 }
 
 #[test]
+fn a_monitor_that_is_stopped_while_tasks_end_publishes_them() {
+    let Some(postgres) = fleet("a_monitor_that_is_stopped_while_tasks_end_publishes_them") else { return };
+    let mut node = Node::start(&postgres, "a");
+    let monitor = node.monitor.take().expect("a monitor");
+    monitor.signal(Signal::STOP);
+    succeed(&node, "t");
+    monitor.signal(Signal::TERM);
+    monitor.signal(Signal::CONT);
+    monitor.wait().ended(End::Signal(15));
+    assert_eq!(tasks(&postgres), "t|success|t");
+    assert_eq!(state(&postgres), "stopped");
+}
+
+#[test]
 fn stopping_the_monitor_publishes_what_is_left() {
     let Some(postgres) = fleet("stopping_the_monitor_publishes_what_is_left") else { return };
     let mut node = Node::start(&postgres, "a");
