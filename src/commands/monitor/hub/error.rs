@@ -27,8 +27,8 @@ pub enum HubError {
     /// Registering again publishes what it lacks.
     #[error("the fleet's database was restored: it lacks changes that it had confirmed")]
     DatabaseRestored,
-    #[error("of {sent} tasks that were sent, the fleet's database answered {answered}")]
-    Unanswered { sent: usize, answered: usize },
+    #[error("the fleet's database did not answer for each task that was sent")]
+    Unanswered,
     #[error("starting the hub failed")]
     Client(#[from] std::io::Error),
 }
