@@ -21,6 +21,8 @@ use super::url::Encryption;
 pub enum TlsError {
     #[error("reading the certificates in {}", .0.display())]
     RootCertificate(PathBuf, #[source] pem::Error),
+    #[error("{} holds a certificate that cannot be used", .0.display())]
+    UnusableCertificate(PathBuf, #[source] rustls::Error),
     #[error("{} holds no usable certificate", .0.display())]
     NoCertificate(PathBuf),
     #[error("this system has no certificates to check a server with")]
@@ -94,7 +96,10 @@ impl ServerTrust {
                     known = Some(only.clone());
                 }
                 let mut roots = RootCertStore::empty();
-                certificates.into_iter().try_for_each(|certificate| roots.add(certificate))?;
+                for certificate in certificates {
+                    let added = roots.add(certificate);
+                    added.map_err(|e| TlsError::UnusableCertificate(file.clone(), e))?;
+                }
                 roots
             }
         };

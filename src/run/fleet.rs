@@ -34,7 +34,7 @@ pub(super) struct FleetKey<'a> {
     /// The monitor keeps the key for this ledger until it ends.
     granted: Option<HubConnection>,
     stale_session: Option<StaleLink>,
-    /// What the user was told last.
+    /// The last message about what the run waits for.
     reported: String,
 }
 
@@ -294,7 +294,7 @@ impl FleetKey<'_> {
                 "the key is free once its machine is back, or after `{}` if that is switched off",
                 view::suggestion(
                     self.context.location.option(),
-                    &format!("fleet declare-lost {}", view::quoted(&holder.host))
+                    &format!("fleet declare-lost {}", view::operand(&holder.host))
                 )
             ),
             (None, true) => "--wait waits for its end".to_owned(),
