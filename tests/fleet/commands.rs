@@ -135,7 +135,9 @@ fn a_role_without_createrole_creates_the_fleet_with_the_roles_of_an_administrato
     let test = "a_role_without_createrole_creates_the_fleet_with_the_roles_of_an_administrator";
     let world = World::new();
     let Some(postgres) = Postgres::start(test) else { return };
-    postgres.psql("CREATE ROLE plain LOGIN");
+    postgres.role("plain", &[]);
+    let passwords = || fs::copy(postgres.password_file(), world.path("home/.pgpass")).expect("passwords");
+    passwords();
     postgres.psql("GRANT CREATE ON DATABASE postgres TO plain");
     let plain = postgres.database_url("plain");
     let init = |host: &str| see(&world, &["fleet", "init", &plain, "--host", host]);
@@ -143,7 +145,8 @@ fn a_role_without_createrole_creates_the_fleet_with_the_roles_of_an_administrato
     for role in ["bookend_host", "bookend_operator", "bookend_read"] {
         postgres.psql(&format!("CREATE ROLE {role}"));
     }
-    postgres.psql("CREATE ROLE bookend_a LOGIN IN ROLE bookend_host");
+    postgres.role("bookend_a", &["bookend_host"]);
+    passwords();
     hint(&init("a").ended(End::Code(0)), &["the fleet is created", "the role bookend_a exists"]);
     hint(&init("b").ended(End::Code(125)), &["permission denied to create role"]);
     let joined = see(&world, &["fleet", "join", &postgres.database_url("bookend_a")]);
@@ -203,8 +206,9 @@ fn a_ledger_joins_shows_the_hosts_and_leaves() {
     });
     let status = see(&world, &["fleet", "status"]).ended(End::Code(0)).silent().stdout;
     assert!(status.contains("HOST") && status.contains("reachable") && !status.contains("NODE"), "{status}");
-    let doctor = see(&world, &["doctor"]).stdout;
-    assert!(doctor.contains("answers the role bookend_a; 1 of 1 host reachable"), "{doctor}");
+    eventually(world.deadline(), "what doctor says", || {
+        see(&world, &["doctor"]).stdout.contains("answers the role bookend_a; 1 of 1 host reachable")
+    });
 
     // The same again keeps the node.
     let node = fleet.nodes(&world)[0]["id"].clone();
