@@ -12,6 +12,7 @@ mod commands;
 mod faults;
 mod functions;
 mod gone;
+mod hostile;
 mod hosts;
 mod keys;
 mod lost;
