@@ -62,7 +62,7 @@ impl TaskSource {
     /// # Errors
     /// As for [`TaskSource::find`].
     pub fn find_of_tasks(&self, which: &TaskChoice) -> Result<FleetTask, Error> {
-        self.find(which).or_else(|e| Err(self.not_asked(&find::nothing(which)).unwrap_or(e)))
+        self.find(which).map_err(|e| self.not_asked(&find::nothing(which)).unwrap_or(e))
     }
 
     /// The error that the ledger has no such task, if the database does not answer: another host may have it.
