@@ -80,7 +80,7 @@ impl FleetError {
                  ?sslrootcert=/PATH/ca.pem to the URL"
             }
             FleetError::Restored { .. } => {
-                "stop its monitor, then join it as a new node: `fleet join` with --new-node"
+                "stop its monitor, run `bookend fleet join --new-node URL`, and start the monitor again"
             }
             FleetError::Schema { found } if *found < SCHEMA_VERSION => {
                 "bring it up to date with `bookend fleet init URL`, as the role that created it"

@@ -8,6 +8,7 @@
 mod harness;
 
 mod arena;
+mod batches;
 mod commands;
 mod faults;
 mod functions;

@@ -12,6 +12,7 @@ use crate::fleet::socket;
 use crate::fleet::{DatabaseUrl, FleetConnection, FleetError, FleetMembership, FleetNode, NodeState};
 use crate::ledger::{self, Ledger};
 use crate::log;
+use crate::process::procfs::identity;
 use crate::task::Time;
 use crate::view;
 
@@ -33,12 +34,16 @@ pub(super) fn join(options: &FleetJoinOptions, ledger: Option<&Path>) -> Result<
         joined_at: Time::now().to_string(),
     };
     let replaced = before.as_ref().filter(|_| options.new_node).map(|before| before.node);
+    let is_replaced = |node: &FleetNode| {
+        replaced == Some(node.id) && (node.state != NodeState::Reachable || is_silent(node, &ledger))
+    };
     let role = block_on(async {
         let connection = connect(&url).await?;
         check_role(&connection).await?;
         connection.check_schema().await?;
         let nodes = connection.nodes().await?;
-        check_nodes(&nodes, &membership, replaced, connection.user())?;
+        let others = nodes.iter().filter(|node| !is_replaced(node));
+        check_nodes(others, &membership, replaced, connection.user())?;
         Ok(connection.user().to_owned())
     })?;
     ledger.join_fleet(&membership.to_setting())?;
@@ -98,16 +103,25 @@ pub(super) async fn check_role(connection: &FleetConnection) -> Result<(), Error
     .hint("each host needs a role of its own: configure the pooler to keep the user, not to force one"))
 }
 
+/// Whether this ledger, on this boot, was the one that renewed the lease last, and its monitor has stopped.
+fn is_silent(node: &FleetNode, ledger: &Ledger) -> bool {
+    let is_here = || {
+        let (dev, ino) = ledger.file_identity().ok()?;
+        let file = format!("{dev}:{ino}");
+        Some(node.boot_id.as_ref() == Some(&identity::boot_id()?) && node.ledger_file.as_ref() == Some(&file))
+    };
+    is_here() == Some(true) && matches!(ledger.has_monitor(), Ok(false))
+}
+
 /// Each host has a role of its own: by the role PostgreSQL tells them apart.
-fn check_nodes(
-    nodes: &[FleetNode],
+fn check_nodes<'a>(
+    mut nodes: impl Iterator<Item = &'a FleetNode>,
     own: &FleetMembership,
     replaced: Option<Uuid>,
     role: &str,
 ) -> Result<(), Error> {
-    let other = |node: &&FleetNode| node.id != own.node && node.role == role && node.state.is_member();
-    let is_replaced = |node: &FleetNode| replaced == Some(node.id) && node.state != NodeState::Reachable;
-    let Some(node) = nodes.iter().filter(other).find(|node| !is_replaced(node)) else { return Ok(()) };
+    let is_other = |node: &&FleetNode| node.id != own.node && node.role == role && node.state.is_member();
+    let Some(node) = nodes.find(is_other) else { return Ok(()) };
     let (host, init) = (&node.host, "bookend fleet init URL --host NAME");
     let error = Error::new(Kind::Failed, format!("the role {role} belongs to the node of the host {host}"));
     Err(match replaced == Some(node.id) {

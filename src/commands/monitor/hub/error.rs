@@ -24,8 +24,8 @@ pub enum HubError {
     /// The lease is another monitor's, or its epoch is over: registering again settles it.
     #[error("the lease of this node was given to another monitor")]
     Superseded,
-    #[error("of {sent} tasks that were sent, the fleet's database answered {answered}")]
-    Unanswered { sent: usize, answered: usize },
+    #[error("the fleet's database did not answer for each task that was sent")]
+    Unanswered,
     #[error("starting the hub failed")]
     Client(#[from] std::io::Error),
 }
