@@ -1,4 +1,4 @@
-//! The roles of a fleet's hosts in PostgreSQL: one for each host, with a password that only its host gets.
+//! Creates a role in PostgreSQL for each host of a fleet, with a password of its own.
 
 use postgres_protocol::password::scram_sha_256;
 use uuid::Uuid;

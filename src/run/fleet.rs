@@ -34,7 +34,7 @@ pub(super) struct FleetKey<'a> {
     /// The monitor keeps the key for this ledger until it ends.
     granted: Option<HubConnection>,
     stale_session: Option<StaleLink>,
-    /// What the user was told last.
+    /// The last message about what the run waits for.
     reported: String,
 }
 
@@ -292,7 +292,7 @@ impl FleetKey<'_> {
             String::new()
         };
         let message = format!("the key {} is held by {}{still}", self.key(), name(holder));
-        let declare = format!("fleet declare-lost {}", view::quoted(&holder.host));
+        let declare = format!("fleet declare-lost {}", view::operand(&holder.host));
         let declare = view::suggestion(self.context.location.option(), &declare);
         let if_off = format!("if that is switched off for good: `{declare}`");
         let hint = match (holder.unreachable_since, replaces) {

@@ -154,6 +154,24 @@ fn a_role_without_createrole_creates_the_fleet_with_the_roles_of_an_administrato
 }
 
 #[test]
+fn an_init_that_fails_halfway_prints_the_passwords_of_the_roles_that_it_has_made() {
+    let test = "an_init_that_fails_halfway_prints_the_passwords_of_the_roles_that_it_has_made";
+    let Some(postgres) = Postgres::with_schema(test) else { return };
+    let world = World::new();
+    let other = postgres.session(SUPERUSER);
+    other.query("BEGIN; CREATE ROLE bookend_b").expect("a role");
+    let url = postgres.database_url(SUPERUSER);
+    let init = world.bare(["bookend", "fleet", "init", &url, "--host", "a", "--host", "b"]).start();
+    eventually(world.deadline(), "a role that the other session creates too", || {
+        postgres.psql("SELECT count(*) FROM pg_locks WHERE NOT granted") == "1"
+    });
+    other.query("COMMIT").expect("the role");
+    let failed = init.wait().ended(End::Code(125));
+    hint(&failed, &["bookend_b", "already exists"]);
+    assert!(failed.stdout.contains(":bookend_a:"), "{failed:?}");
+}
+
+#[test]
 fn no_password_is_in_the_ledger_a_log_the_status_or_the_environment_of_an_agent() {
     let test = "no_password_is_in_the_ledger_a_log_the_status_or_the_environment_of_an_agent";
     let world = World::new();

@@ -4,7 +4,7 @@ use rustix::process::Signal;
 
 use crate::harness::{End, Fifo, Proc, eventually};
 use crate::node::{Node, claims, fleet};
-use crate::postgres::Postgres;
+use crate::postgres::{Postgres, SUPERUSER};
 
 /// A task that holds the key `k` until `go` receives a line.
 struct Holder {
@@ -104,6 +104,25 @@ fn a_waiting_run_starts_on_another_host_when_the_holder_has_ended() {
     assert!(output.stderr.contains("waiting for task t1 on host "), "{}", output.stderr);
     until_claims(&b, &postgres, "");
     assert_eq!(postgres.psql("SELECT count(*) FROM bookend.waiter"), "0");
+}
+
+#[test]
+fn a_run_waits_on_although_the_server_has_cancelled_its_request() {
+    let test = "a_run_waits_on_although_the_server_has_cancelled_its_request";
+    let Some(postgres) = Postgres::with_schema(test) else { return };
+    let a = Node::start(&postgres, "a");
+    let other = postgres.session(SUPERUSER);
+    other.query("BEGIN; LOCK TABLE bookend.claim IN SHARE MODE").expect("a lock");
+    let waiting = a.keyed("k", "true").options(["--wait"]).start();
+    eventually(a.world.deadline(), "a request that waits for the lock", || {
+        let cancelled = "SELECT count(pg_cancel_backend(pid)) FROM pg_locks
+                         WHERE NOT granted AND relation = 'bookend.claim'::regclass";
+        postgres.psql(cancelled) == "1"
+    });
+    other.query("ROLLBACK").expect("no lock");
+    let output = waiting.wait().ended(End::Code(0));
+    assert!(output.stderr.contains("canceling statement due to user request"), "{}", output.stderr);
+    until_claims(&a, &postgres, "");
 }
 
 #[test]

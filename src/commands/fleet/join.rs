@@ -90,7 +90,7 @@ fn is_registered(url: &DatabaseUrl, own: Uuid) -> bool {
     }
 }
 
-/// A pooler that makes one user of all would make one node of all hosts.
+/// Refuses a pooler that logs in as one user for all hosts: they would be one node.
 pub(super) async fn check_role(connection: &FleetConnection) -> Result<(), Error> {
     let (user, seen) = (connection.user(), connection.session_user().await?);
     if seen == user {
@@ -113,7 +113,7 @@ fn is_silent(node: &FleetNode, ledger: &Ledger) -> bool {
     is_here() == Some(true) && matches!(ledger.has_monitor(), Ok(false))
 }
 
-/// Each host has a role of its own: by the role PostgreSQL tells them apart.
+/// Refuses a role that another node has: PostgreSQL distinguishes nodes by their roles.
 fn check_nodes<'a>(
     mut nodes: impl Iterator<Item = &'a FleetNode>,
     own: &FleetMembership,
@@ -122,7 +122,7 @@ fn check_nodes<'a>(
 ) -> Result<(), Error> {
     let is_other = |node: &&FleetNode| node.id != own.node && node.role == role && node.state.is_member();
     let Some(node) = nodes.find(is_other) else { return Ok(()) };
-    let (host, init) = (&node.host, "bookend fleet init URL --host NAME");
+    let (host, init) = (view::one_line(&node.host), "bookend fleet init URL --host NAME");
     let error = Error::new(Kind::Failed, format!("the role {role} belongs to the node of the host {host}"));
     Err(match replaced == Some(node.id) {
         true => error.hint(format!(
@@ -131,7 +131,8 @@ fn check_nodes<'a>(
         )),
         false => error.hint(format!(
             "make a role for this host with `{init}`; if {host} is gone for good, an operator \
-             declares it lost: `fleet declare-lost {host}`"
+             declares it lost: `bookend fleet declare-lost {}`",
+            node.id
         )),
     })
 }
