@@ -39,8 +39,8 @@ pub enum FleetError {
     /// This role may not do it, or the database has no fleet.
     #[error("PostgreSQL at {server} refused the request")]
     Denied { server: String, source: Box<DbError> },
-    /// BK001: this node was declared lost.
-    #[error("this node was declared lost")]
+    /// BK001: this node was declared lost, has left, or has registered again.
+    #[error("this registration of the node is over")]
     Fenced { source: Box<DbError> },
     /// BK002: the node belongs to another role.
     #[error("this node belongs to another role")]

@@ -3,7 +3,7 @@
 --
 -- Hosts write only by calling the functions below, one call a transaction. Each function returns one jsonb.
 -- Where a call cannot be answered, it fails with one of these SQLSTATEs, and nothing has changed:
---   BK001  the registration is over: the node was declared lost, or has registered again
+--   BK001  the registration is over: the node was declared lost, has left, or has registered again
 --   BK002  the node is unknown or belongs to another role
 --   BK003  the ledger was restored: it has drawn again a `rev` that was published before
 --   BK004  bookend and this schema do not understand each other
@@ -311,8 +311,8 @@ BEGIN
     END IF;
 END $$;
 
--- The node's epoch. BK001 if the node was declared lost or has registered again. Until the transaction ends,
--- `declare_lost` and `register` wait for it.
+-- The node's epoch. BK001 if the registration is over. Until the transaction ends, `declare_lost`, `leave`
+-- and `register` wait for it.
 CREATE FUNCTION bookend.guard(p_node uuid, p_registration bigint) RETURNS bigint
 LANGUAGE plpgsql SET search_path = bookend, pg_temp
 AS $$
@@ -492,11 +492,12 @@ END $$;
 -- For hosts.
 
 -- register(node, facts, instance, seen_seq or NULL): the start of a monitor.
--- facts: {"machine_id","boot_id","ledger_id","ledger_file","host","version" (of bookend),"schema": 1}
+-- facts: {"machine_id","boot_id","ledger_id","ledger_file","host","version" (of bookend),"schema": 1,
+--     "superseded" (true: another monitor has taken the lease from this one)}
 -- → {"state":"ok","registration","epoch","was_lost" (a new epoch has begun),"new_boot",
 --     "max_rev" (published so far)}: the other functions want this registration
 -- | {"state":"watch","seq","wait_ms"}: call again after wait_ms with this seq as seen_seq
--- | {"state":"refused","why":"role"|"copies","text"}
+-- | {"state":"refused","why":"role"|"copies"|"left","text"}
 -- Errors: BK004 if facts.schema is not the version of this schema.
 CREATE FUNCTION bookend.register(p_node uuid, p_facts jsonb, p_instance uuid, p_seen_seq bigint)
 RETURNS jsonb
@@ -525,11 +526,16 @@ BEGIN
     SELECT * INTO held FROM lease WHERE node = p_node FOR UPDATE;
     -- Another `register` may have changed it before the lock.
     SELECT * INTO known FROM node WHERE id = p_node;
+    IF known.left_at IS NOT NULL THEN
+        RETURN jsonb_build_object('state', 'refused', 'why', 'left', 'text',
+            'this node has left the fleet; to join it again: `bookend fleet join --new-node URL`');
+    END IF;
     same_boot := known.boot_id IS NOT DISTINCT FROM p_facts->>'boot_id';
-    -- Whoever else uses this node's id renews its lease meanwhile.
+    -- Whoever else uses this node's id renews its lease meanwhile. A copy may have the same boot and file: a
+    -- virtual machine that was resumed twice from one snapshot.
     IF NOT (is_new OR held.seq = 0 OR held.stopped_at IS NOT NULL OR held.lost_at IS NOT NULL
-            OR known.left_at IS NOT NULL
-            OR (same_boot AND known.ledger_file IS NOT DISTINCT FROM p_facts->>'ledger_file'))
+            OR (same_boot AND known.ledger_file IS NOT DISTINCT FROM p_facts->>'ledger_file'
+                AND p_facts->'superseded' IS DISTINCT FROM 'true'))
     THEN
         IF p_seen_seq IS NOT NULL AND p_seen_seq <> held.seq THEN
             RETURN jsonb_build_object('state', 'refused', 'why', 'copies', 'text',
@@ -546,7 +552,7 @@ BEGIN
     END IF;
     UPDATE node SET host = coalesce(p_facts->>'host', host), machine_id = p_facts->>'machine_id',
         boot_id = p_facts->>'boot_id', ledger_id = p_facts->>'ledger_id',
-        ledger_file = p_facts->>'ledger_file', version = p_facts->>'version', left_at = NULL
+        ledger_file = p_facts->>'ledger_file', version = p_facts->>'version'
     WHERE id = p_node;
     -- The requests of the monitor before this one have ended with it.
     DELETE FROM waiter WHERE node = p_node;
@@ -1016,24 +1022,29 @@ BEGIN
     RETURN '{"state": "stopped"}';
 END $$;
 
--- leave(node, registration): the node is out of the fleet, its rows stay. Its claims are released.
--- → {"state":"left"} | {"state":"running","tasks":[ids]}: not while tasks run. Errors: BK001, BK002.
+-- leave(node, registration): the node is out of the fleet for good, its rows stay. No later call of it
+-- changes anything. → {"state":"left"} | {"state":"running","tasks":[ids]}: not while tasks run or hold keys.
+-- Errors: BK001, BK002.
 CREATE FUNCTION bookend.leave(p_node uuid, p_registration bigint) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = bookend, pg_temp
 AS $$
 DECLARE
     running text[];
 BEGIN
+    PERFORM own(p_node);
+    -- It waits for each call of the node that has passed `guard`, and those after it fail there.
+    PERFORM FROM lease WHERE node = p_node FOR UPDATE;
     PERFORM guard(p_node, p_registration);
     SELECT array_agg(id ORDER BY id) INTO running
-    FROM task_history WHERE node = p_node AND status = 'running';
+    FROM (SELECT id FROM task_history WHERE node = p_node AND status = 'running'
+          UNION SELECT task_id FROM claim WHERE node = p_node) busy;
     IF running IS NOT NULL THEN
         RETURN jsonb_build_object('state', 'running', 'tasks', running);
     END IF;
     PERFORM close_requests(p_node, 'left');
-    PERFORM release_all(p_node, '{}');
     UPDATE node SET left_at = clock_timestamp() WHERE id = p_node;
-    UPDATE lease SET stopped_at = clock_timestamp(), instance = NULL WHERE node = p_node;
+    UPDATE lease SET stopped_at = clock_timestamp(), instance = NULL, registration = registration + 1
+    WHERE node = p_node;
     RETURN '{"state": "left"}';
 END $$;
 
