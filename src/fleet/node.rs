@@ -1,4 +1,4 @@
-//! The nodes of a fleet, as everyone who may read it sees them.
+//! Reads the nodes of a fleet and their states.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;

@@ -1,6 +1,6 @@
 //! The node that a ledger is in its fleet: what the tasks of the hub share.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -39,8 +39,8 @@ pub struct HubNode {
     pub renew_now: Notify,
     /// What came of open orders, by their numbers, until the database has it.
     pub order_results: RefCell<HashMap<i64, String>>,
-    /// The epoch of this registration is over.
-    pub registration_over: Notify,
+    /// Another monitor has taken the lease, and this one has not registered since.
+    pub was_superseded: Cell<bool>,
     /// Whether the database can be used now.
     pub link: watch::Sender<HubLink>,
     command: watch::Receiver<HubCommand>,
@@ -90,7 +90,7 @@ impl HubNode {
             claims_changed: Notify::new(),
             renew_now: Notify::new(),
             order_results: RefCell::default(),
-            registration_over: Notify::new(),
+            was_superseded: Cell::new(false),
             link: watch::Sender::new(HubLink::Connecting),
             command,
             service,
