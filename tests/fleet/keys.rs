@@ -196,7 +196,7 @@ fn a_key_whose_host_is_unreachable_stays_busy_and_the_message_says_so() {
         let refused = b.keyed("k", "true").run().ended(End::Code(75));
         let says = |part| refused.stderr.contains(part);
         says(", unreachable since 20")
-            && says("the key is free once its machine is back")
+            && says("the key is free when its host is back")
             && says("declare-lost")
     });
     holder.end();

@@ -14,7 +14,9 @@ pub(super) fn init(options: &FleetInitOptions) -> Result<String, Error> {
     let roles: Vec<String> = options.hosts.iter().map(|host| role(host)).collect::<Result<_, _>>()?;
     block_on(async {
         let connection = connect(&url).await?;
-        let rights = "the role needs the right to create a schema in the database, and CREATEROLE";
+        let rights = "the role needs the right to create a schema in the database, and CREATEROLE; without \
+                      CREATEROLE, let an administrator create the roles bookend_host, bookend_operator, \
+                      bookend_read and those of the hosts first";
         let denied = |e: FleetError| match &e {
             FleetError::Denied { .. } => Error::from(e).hint(rights),
             _ => e.into(),
@@ -39,7 +41,10 @@ pub(super) fn init(options: &FleetInitOptions) -> Result<String, Error> {
                         "# {host}: write the next line to ~/.pgpass there, then run `{join}`\n{line}\n"
                     ))?;
                 }
-                None => log::note(&format!("the role {} exists, and keeps its password", made.name)),
+                None => log::note(&format!(
+                    "the role {0} exists, and keeps its password; to change it: \\password \"{0}\" in psql",
+                    made.name
+                )),
             }
         }
         Ok(String::new())

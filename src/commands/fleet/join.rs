@@ -16,8 +16,9 @@ use crate::process::procfs::identity;
 use crate::task::Time;
 use crate::view;
 
-const SOCKET_PATIENCE: Duration = Duration::from_secs(3);
+const MONITOR_PATIENCE: Duration = Duration::from_secs(3);
 const SOCKET_POLL: Duration = Duration::from_millis(10);
+const NODE_POLL: Duration = Duration::from_millis(100);
 
 pub(super) fn join(options: &FleetJoinOptions, ledger: Option<&Path>) -> Result<String, Error> {
     let url = DatabaseUrl::parse(&options.url).map_err(FleetError::from)?;
@@ -53,6 +54,10 @@ pub(super) fn join(options: &FleetJoinOptions, ledger: Option<&Path>) -> Result<
     let mut text = format!("{file} is in the fleet at {url}, as the role {role}\n");
     if ledger.has_monitor()? {
         await_socket(&at.private_dir());
+        if !is_registered(&url, membership.node) {
+            let status = view::suggestion(at.option(), "fleet status");
+            text += &format!("its monitor has not registered it yet: `{status}` shows when it has\n");
+        }
     } else {
         let monitor = view::suggestion(at.option(), "monitor");
         text += &format!("its monitor does not run: runs with a key need it; start it: `{monitor}`\n");
@@ -62,9 +67,26 @@ pub(super) fn join(options: &FleetJoinOptions, ledger: Option<&Path>) -> Result<
 
 /// Waits for the monitor to notice the fleet, so that the next run with a key starts. It may be busy.
 fn await_socket(private_dir: &Path) {
-    let until = Instant::now() + SOCKET_PATIENCE;
+    let until = Instant::now() + MONITOR_PATIENCE;
     while !socket::is_bound(private_dir) && Instant::now() < until {
         std::thread::sleep(SOCKET_POLL);
+    }
+}
+
+/// Waits for the monitor to register the ledger. It does not if it gets another password than this command,
+/// and takes 15 s if the ledger may be a copy.
+fn is_registered(url: &DatabaseUrl, own: Uuid) -> bool {
+    let until = Instant::now() + MONITOR_PATIENCE;
+    let is_own = |node: &FleetNode| node.id == own && node.state == NodeState::Reachable;
+    loop {
+        let nodes = block_on(async { Ok(connect(url).await?.nodes().await?) });
+        if nodes.is_ok_and(|nodes| nodes.iter().any(is_own)) {
+            return true;
+        }
+        if Instant::now() >= until {
+            return false;
+        }
+        std::thread::sleep(NODE_POLL);
     }
 }
 

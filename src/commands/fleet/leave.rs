@@ -57,9 +57,12 @@ fn check_published(ledger: &Ledger) -> Result<(), Error> {
         0 => Ok(()),
         n => {
             let tasks = if n == 1 { "1 task is".to_owned() } else { format!("{n} tasks are") };
-            let monitor = view::suggestion(ledger.option(), "monitor");
+            let publishes = match ledger.has_monitor()? {
+                true => "the monitor publishes what is left when PostgreSQL is reachable".to_owned(),
+                false => format!("`{}` publishes what is left", view::suggestion(ledger.option(), "monitor")),
+            };
             Err(Error::new(Kind::Busy, format!("{tasks} not published yet"))
-                .hint(format!("`{monitor}` publishes them; to leave without them: `{forced}`")))
+                .hint(format!("{publishes}; to leave without that: `{forced}`")))
         }
     }
 }

@@ -70,7 +70,7 @@ fn monitor(at: &Location, ledger: &Ledger) -> Point {
     };
     match (ledger.has_monitor(), socket.exists()) {
         (Err(e), _) => bad(&e.into()),
-        (Ok(true), true) => point(Health::Fine, format!("the monitor speaks to it; {waiting}")),
+        (Ok(true), true) => point(Health::Fine, format!("the monitor accepts runs at its socket; {waiting}")),
         (Ok(true), false) => {
             let text = format!("the monitor runs without the socket {}; {waiting}", socket.display());
             point(Health::Bad, text)

@@ -66,7 +66,7 @@ fn text(status: &FleetStatus<'_>) -> String {
     }
     let shown: Vec<_> = status.nodes.iter().filter(|n| n.state != NodeState::Left).collect();
     if shown.is_empty() {
-        return text + "no host has joined\n";
+        return text + "no host is registered: a monitor registers its host\n";
     }
     let now = Time::now();
     let lines: Vec<_> = shown.iter().map(|node| line(node, &shown, now)).collect();
