@@ -8,6 +8,9 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use nix::dir::Dir;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag};
 use nix::sys::stat::{Mode, SFlag, fstat};
+use rustix::process::Rlimit;
+#[cfg(feature = "fleet")]
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::sys::{self, SignalSet};
 use crate::task::Signal;
@@ -19,6 +22,8 @@ pub struct Caller {
     pub sigchld_ignored: bool,
     /// Open descriptors above 2 that the agent is to inherit.
     descriptors: Vec<RawFd>,
+    /// The limit on open files, if bookend has raised its own.
+    pub(super) open_files: Option<Rlimit>,
 }
 
 impl Caller {
@@ -31,7 +36,17 @@ impl Caller {
         if sigchld_ignored {
             sys::set_disposition(Signal::CHLD, false);
         }
-        Caller { mask, sigchld_ignored, descriptors: open_descriptors() }
+        Caller { mask, sigchld_ignored, descriptors: open_descriptors(), open_files: None }
+    }
+
+    /// Lets bookend open as many files as the kernel allows it. Its children get the limit that it had.
+    #[cfg(feature = "fleet")]
+    pub fn raise_open_files(&mut self) {
+        let former = getrlimit(Resource::Nofile);
+        let raised = Rlimit { current: former.maximum, ..former };
+        if former.current != raised.current && setrlimit(Resource::Nofile, raised).is_ok() {
+            self.open_files.get_or_insert(former);
+        }
     }
 
     /// Closes all that the agent has inherited, once it has: the agent must close the last copy of a pipe, or
