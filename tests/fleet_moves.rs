@@ -13,8 +13,8 @@ struct LocalHolder {
 
 impl LocalHolder {
     /// Starts it. It reports SIGTERM, and does not end by it.
-    fn start(world: &World) -> LocalHolder {
-        let (mut up, go) = (world.fifo("up"), world.fifo("go"));
+    fn start(world: &World, id: &str) -> LocalHolder {
+        let (mut up, go) = (world.fifo(&format!("up {id}")), world.fifo(&format!("go {id}")));
         let script = format!(
             "exec 5<>'{}' 6<>'{}'; trap 'echo asked >&6' TERM; echo up >&6; while ! read x <&5; do :; done",
             go.path(),
@@ -49,7 +49,7 @@ fn a_run_that_waits_since_before_the_join_asks_the_fleet() {
         return;
     };
     for (id, end) in [("wait", End::Code(0)), ("replace", End::Signal(15))] {
-        let mut holder = LocalHolder::start(&world);
+        let mut holder = LocalHolder::start(&world, id);
         let run = keyed(&world, &[&format!("--{id}"), "--id", id]).start();
         match id {
             "replace" => assert_eq!(holder.up.line(), "asked"),

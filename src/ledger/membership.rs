@@ -28,3 +28,30 @@ impl ReadMembership {
         self.version.is_some() && self.version == sys::data_version(conn)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_is_current_until_another_connection_has_written() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let open = || Connection::open(dir.path().join("db")).expect("a database");
+        let (ours, other) = (open(), open());
+        ours.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (x)").expect("a table");
+        let count = || ours.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0));
+        assert_eq!(count(), Ok(0));
+        let read = ReadMembership::now(&ours, None);
+        for _ in 0..3 {
+            ours.execute_batch("BEGIN IMMEDIATE").expect("a transaction");
+            assert!(read.is_current(&ours));
+            ours.execute_batch("ROLLBACK").expect("its end");
+        }
+        other.execute_batch("INSERT INTO t VALUES (1)").expect("a row");
+        ours.execute_batch("BEGIN IMMEDIATE").expect("a transaction");
+        assert!(!read.is_current(&ours));
+        assert!(!ReadMembership::written(None).is_current(&ours));
+        assert_eq!(count(), Ok(1));
+        assert!(ReadMembership::now(&ours, None).is_current(&ours));
+    }
+}

@@ -9,12 +9,14 @@ mod harness;
 
 mod arena;
 mod commands;
+mod descriptors;
 mod faults;
 mod functions;
 mod gone;
 mod hosts;
 mod keys;
 mod lost;
+mod moves;
 mod node;
 mod oracle;
 mod orders;
