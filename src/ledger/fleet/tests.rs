@@ -51,11 +51,15 @@ fn without_a_fleet_there_is_neither_a_table_nor_a_trigger() {
 fn a_claim_tells_the_fleet_of_its_own_moment() {
     let world = World::new();
     let (mut ours, mut other) = (world.open(), world.open());
-    let fleet = |ledger: &mut Ledger| ledger.claim().unwrap().fleet().unwrap().map(std::borrow::Cow::into_owned);
+    let fleet =
+        |ledger: &mut Ledger| ledger.claim().unwrap().fleet().unwrap().map(std::borrow::Cow::into_owned);
     assert_eq!(fleet(&mut ours), None);
     for setting in [SETTING, "another"] {
         other.join_fleet(setting).unwrap();
-        assert_eq!((fleet(&mut ours), fleet(&mut other)), (Some(setting.to_owned()), Some(setting.to_owned())));
+        assert_eq!(
+            (fleet(&mut ours), fleet(&mut other)),
+            (Some(setting.to_owned()), Some(setting.to_owned()))
+        );
     }
     assert_eq!(ours.refresh_fleet().unwrap(), Some("another"));
     other.leave_fleet().unwrap();

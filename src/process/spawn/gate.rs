@@ -69,7 +69,7 @@ impl Gated {
         let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
         let child = Gated { pid, pidfd, gate: Some(gate), report: Some(report), memory: Some(memory) };
         if let Some(limit) = &caller.open_files {
-            prlimit(Pid::from_raw(pid), Resource::Nofile, limit.clone())?;
+            prlimit(Pid::from_raw(pid), Resource::Nofile, *limit)?;
         }
         failpoint::hit("gate.forked")?;
         Ok(child)
