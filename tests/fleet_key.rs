@@ -302,8 +302,8 @@ fn a_monitor_that_does_not_come_back_means_125() {
 }
 
 #[test]
-fn a_waiting_run_whose_monitor_ends_says_so_and_goes_on_with_the_next_one() {
-    let test = "a_waiting_run_whose_monitor_ends_says_so_and_goes_on_with_the_next_one";
+fn a_waiting_run_whose_monitor_ends_says_so_and_asks_the_next_one() {
+    let test = "a_waiting_run_whose_monitor_ends_says_so_and_asks_the_next_one";
     let Some(world) = member(test) else { return };
     let hub = Hub::listen(&world);
     let mut run = keyed(&world, &["--wait", "--fleet-timeout", "200ms"]).start();

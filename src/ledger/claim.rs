@@ -40,8 +40,8 @@ impl Claim<'_> {
         move |e| self.log.error(doing, self.file, e)
     }
 
-    /// The fleet that the ledger is in, as of this transaction: it may have joined one or left it since it was
-    /// opened. Nothing is read unless something was written since.
+    /// The fleet that the ledger is in, as of this transaction: it may have joined one or left it since it
+    /// was opened. Nothing is read unless something was written since.
     pub fn fleet(&self) -> Result<Option<Cow<'_, str>>> {
         if self.membership.is_current(&self.tx) {
             return Ok(self.membership.setting.as_deref().map(Cow::from));

@@ -39,7 +39,8 @@ pub(super) struct FleetKey<'a> {
     request: Option<KeyRequest>,
     /// The fleet that the ledger is in, as it was read last. `None`: it is in no fleet.
     membership: Option<String>,
-    /// A monitor is about to serve this run: the one before has granted the key, or the ledger has just joined.
+    /// A monitor is about to serve this run: the one before has granted the key, or the ledger has just
+    /// joined.
     monitor_is_starting: bool,
     /// The monitor keeps the key for this ledger until it ends.
     granted: Option<HubConnection>,
@@ -162,8 +163,8 @@ impl<'a> FleetKey<'a> {
         }
     }
 
-    /// Whether this ledger may claim the key. `false`: [`FleetKey::take`] is to ask for it. A monitor that does
-    /// not know what the one before it has granted locks the ledger once, before it releases any key.
+    /// Whether this ledger may claim the key. `false`: [`FleetKey::take`] is to ask for it. A monitor that
+    /// does not know what the one before it has granted locks the ledger once, before it releases any key.
     ///
     /// # Errors
     /// When the ledger cannot be read.
@@ -175,8 +176,8 @@ impl<'a> FleetKey<'a> {
         Ok(self.membership.is_none() || self.is_granted())
     }
 
-    /// Takes note of the fleet in which the ledger is now. `true`: it is another one, or none. What was granted
-    /// or answered before counts no longer.
+    /// Takes note of the fleet in which the ledger is now. `true`: it is another one, or none. What was
+    /// granted or answered before counts no longer.
     fn moves(&mut self, fleet: Option<&str>) -> bool {
         if self.membership.as_deref() == fleet {
             return false;

@@ -295,7 +295,7 @@ except PermissionError:
     print('denied')
 else:
     try:
-        s.sendall(b'{\"take\":{\"fleet\":\"f\",\"request\":{\"key\":\"k\",\"task\":\"t\",\"slot\":1,\"if_held\":\"refuse\"}}}\\n')
+        s.sendall(b'{\"take\":{}}\\n')
     except BrokenPipeError:
         pass
     print(s.recv(1000).decode())";

@@ -7,10 +7,9 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use nix::dir::Dir;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag};
-use nix::sys::stat::{Mode, SFlag, fstat};
-use rustix::process::Rlimit;
 #[cfg(feature = "fleet")]
-use rustix::process::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{Mode, SFlag, fstat};
 
 use crate::sys::{self, SignalSet};
 use crate::task::Signal;
@@ -22,8 +21,8 @@ pub struct Caller {
     pub sigchld_ignored: bool,
     /// Open descriptors above 2 that the agent is to inherit.
     descriptors: Vec<RawFd>,
-    /// The limit on open files, if bookend has raised its own.
-    pub(super) open_files: Option<Rlimit>,
+    /// The soft and the hard limit on open files, if bookend has raised its own.
+    pub(super) open_files: Option<(u64, u64)>,
 }
 
 impl Caller {
@@ -42,10 +41,9 @@ impl Caller {
     /// Lets bookend open as many files as the kernel allows it. Its children get the limit that it had.
     #[cfg(feature = "fleet")]
     pub fn raise_open_files(&mut self) {
-        let former = getrlimit(Resource::Nofile);
-        let raised = Rlimit { current: former.maximum, ..former };
-        if former.current != raised.current && setrlimit(Resource::Nofile, raised).is_ok() {
-            self.open_files.get_or_insert(former);
+        let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+        if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() {
+            self.open_files = Some((soft, hard));
         }
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Resource, getrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -44,8 +44,8 @@ pub(super) enum RunEvent {
 pub(super) struct SocketServer(JoinHandle<()>);
 
 impl SocketServer {
-    /// Accepts runs that may ask for keys of the ledger with this private directory, in this fleet. Call it in a
-    /// runtime.
+    /// Accepts runs that may ask for keys of the ledger with this private directory, in this fleet. Call it
+    /// in a runtime.
     ///
     /// # Errors
     /// When the socket cannot be watched, or the directory is gone.
@@ -115,8 +115,8 @@ struct RunPlaces {
 
 impl RunPlaces {
     fn new() -> RunPlaces {
-        let limit = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
-        let most_files = limit.unwrap_or(usize::MAX).clamp(2, Semaphore::MAX_PERMITS);
+        let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(RLIM_INFINITY, |(soft, _)| soft);
+        let most_files = usize::try_from(limit).unwrap_or(usize::MAX).clamp(2, Semaphore::MAX_PERMITS);
         let free = Arc::new(Semaphore::new(most_files / 2));
         RunPlaces { free, most_files, are_taken: false, is_reported: false }
     }
@@ -193,8 +193,8 @@ impl RunService {
         }
     }
 
-    /// The request. `None`: the run has ended before it was complete, or this hub or the run has yet to notice
-    /// that the ledger has joined another fleet; the run asks again.
+    /// The request. `None`: the run has ended before it was complete, or this hub or the run has yet to
+    /// notice that the ledger has joined another fleet; the run asks again.
     async fn read(&self, reader: &mut OwnedReadHalf) -> Result<KeyRequest, Option<String>> {
         let mut line = String::new();
         match BufReader::new(reader).take(socket::LONGEST_LINE as u64).read_line(&mut line).await {
