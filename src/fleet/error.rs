@@ -39,8 +39,8 @@ pub enum FleetError {
     /// This role may not do it, or the database has no fleet.
     #[error("PostgreSQL at {server} refused the request")]
     Denied { server: String, source: Box<DbError> },
-    /// BK001: this node was declared lost.
-    #[error("this node was declared lost")]
+    /// BK001: this node was declared lost, has left, or has registered again.
+    #[error("this registration of the node is over")]
     Fenced { source: Box<DbError> },
     /// BK002: the node belongs to another role.
     #[error("this node belongs to another role")]
@@ -76,11 +76,11 @@ impl FleetError {
             FleetError::Service(ServiceError::File(e)) | FleetError::Password(e) => return e.hint(),
             FleetError::Tls(e) => return e.hint(),
             FleetError::Untrusted { .. } => {
-                "check the host name; if an authority of your own signed its certificate, add \
-                 ?sslrootcert=/PATH/ca.pem to the URL"
+                "check the host name; if it signed its certificate itself, or an authority of your own did, \
+                 add ?sslrootcert=/PATH/FILE.pem to the URL, with the certificate of the one or the other"
             }
             FleetError::Restored { .. } => {
-                "stop its monitor, then join it as a new node: `fleet join` with --new-node"
+                "stop its monitor, run `bookend fleet join --new-node URL`, and start the monitor again"
             }
             FleetError::Schema { found } if *found < SCHEMA_VERSION => {
                 "bring it up to date with `bookend fleet init URL`, as the role that created it"

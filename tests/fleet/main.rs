@@ -8,6 +8,7 @@
 mod harness;
 
 mod arena;
+mod batches;
 mod commands;
 mod descriptors;
 mod faults;
@@ -17,16 +18,4 @@ mod hostile;
 mod hosts;
 mod keys;
 mod lost;
-mod moves;
-mod node;
-mod oracle;
-mod orders;
-mod passwords;
-mod pgbouncer;
-mod postgres;
-mod publishing;
-mod reading;
-mod restoring;
-mod server;
-mod sql_session;
-mod two_hosts;
+mod naming;

@@ -119,21 +119,18 @@ fn conclude(
         }
         Ok(ClaimAnswer::Asserted(_, None) | ClaimAnswer::Done) => Ok(()),
         Err(FailedCall { number, error }) => {
-            note_failure(node, number, &error);
+            note_failure(node, registration, number, error);
             Ok(())
         }
     }
 }
 
-/// An error of the connection or the epoch ends the registration, and the request is sent again after the
-/// next one. Any other is the run's.
-fn note_failure(node: &HubNode, number: Option<RunNumber>, error: &HubError) {
-    match error {
-        e if e.is_over_epoch() => node.registration_over.notify_one(),
-        HubError::Fleet(e) if e.is_away() => node.renew_now.notify_one(),
-        e => match number {
-            Some(number) => node.claims.borrow_mut().refused(number, e, e.hint()),
-            None => warn!("the claims of this ledger in the fleet: {}", chain(e)),
-        },
+/// An error of the connection, the server or the epoch ends the registration, and the call is made again
+/// through the next one. Any other is the run's.
+fn note_failure(node: &HubNode, registration: &Registration, number: Option<RunNumber>, error: HubError) {
+    match (error, number) {
+        (e, _) if e.is_over_epoch() || e.is_away() => registration.fail(e),
+        (e, Some(number)) => node.claims.borrow_mut().refused(number, &e, e.hint()),
+        (e, None) => warn!("the claims of this ledger in the fleet: {}", chain(&e)),
     }
 }

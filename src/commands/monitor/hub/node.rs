@@ -1,6 +1,6 @@
 //! The node that a ledger is in its fleet: what the tasks of the hub share.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -16,10 +16,11 @@ use super::error::HubError;
 use super::registration::Registration;
 use crate::commands::monitor::service::ServiceManager;
 use crate::error::chain;
-use crate::fleet::{DatabaseUrl, FleetMembership};
+use crate::fleet::{DatabaseUrl, FleetError, FleetMembership};
 use crate::ledger::{self, Ledger, Location};
 use crate::process::procfs::identity;
 use crate::task::Time;
+use crate::view;
 
 /// How long a run that writes its row is waited for, before the hub tries again.
 const LONGEST_CLAIM: Duration = Duration::from_secs(5);
@@ -38,12 +39,14 @@ pub struct HubNode {
     pub renew_now: Notify,
     /// What came of open orders, by their numbers, until the database has it.
     pub order_results: RefCell<HashMap<i64, String>>,
-    /// The epoch of this registration is over.
-    pub registration_over: Notify,
+    /// Another monitor has taken the lease, and this one has not registered since.
+    pub was_superseded: Cell<bool>,
     /// Whether the database can be used now.
     pub link: watch::Sender<HubLink>,
     command: watch::Receiver<HubCommand>,
     pub service: Arc<ServiceManager>,
+    /// The command that makes the ledger a new node.
+    join_anew: String,
 }
 
 /// The state of the connection to the fleet's database.
@@ -76,6 +79,8 @@ impl HubNode {
         }
         // The rows of runs to which the hub before this one has granted keys are in the ledger then.
         ledger.await_claims(LONGEST_CLAIM)?;
+        let join = format!("fleet join --new-node {}", view::quoted(&url.to_string()));
+        let join_anew = view::suggestion(at.option(), &join);
         let node = HubNode {
             membership,
             url,
@@ -85,10 +90,11 @@ impl HubNode {
             claims_changed: Notify::new(),
             renew_now: Notify::new(),
             order_results: RefCell::default(),
-            registration_over: Notify::new(),
+            was_superseded: Cell::new(false),
             link: watch::Sender::new(HubLink::Connecting),
             command,
             service,
+            join_anew,
         };
         node.service.fleet_status(&format!("connecting to {}", node.url));
         Ok(Some(node))
@@ -119,9 +125,14 @@ impl HubNode {
         };
         let (why, since) = (chain(error), former.unwrap_or_else(Time::now));
         if former.is_none() {
-            let hint = error.hint().unwrap_or_else(|| {
-                "tasks are published later; runs under a key need the fleet to start".to_owned()
-            });
+            let hint = match error {
+                HubError::Fleet(FleetError::Restored { .. }) => {
+                    format!("stop the monitor, run `{}`, and start the monitor again", self.join_anew)
+                }
+                _ => error.hint().unwrap_or_else(|| {
+                    "tasks are published later; runs under a key need the fleet to start".to_owned()
+                }),
+            };
             warn!(hint, "the fleet's database cannot be used: {why}");
         }
         self.service.fleet_status(&match error {
