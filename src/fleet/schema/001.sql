@@ -837,6 +837,8 @@ BEGIN
     SELECT * INTO s FROM task_history WHERE id = t.id FOR UPDATE;
     IF NOT FOUND THEN
         DELETE FROM finding WHERE node = t.node AND kind = 'unreadable' AND subject = left(t.id, 200);
+        -- A restored ledger that has drawn higher numbers only, before it is published again, is not noticed:
+        -- its tasks are stored, and those that it has lost stay.
         IF NOT FOUND AND EXISTS (
             SELECT FROM lease WHERE node = t.node AND t.rev > pruned_rev AND t.rev <= max_rev)
         THEN
