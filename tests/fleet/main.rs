@@ -17,6 +17,7 @@ mod hostile;
 mod hosts;
 mod keys;
 mod lost;
+mod membership;
 mod naming;
 mod node;
 mod oracle;
