@@ -74,7 +74,8 @@ CREATE TABLE bookend.lease (
     stopped_at timestamptz,
     lost_at    timestamptz,
     lost_by    name,
-    -- A newcomer with this node's id was told this seq then, and waits whether it moves.
+    -- The seq that `register` has answered to a newcomer with this node's id, and when: it waits whether that
+    -- moves.
     watch_seq  bigint,
     watch_at   timestamptz
 ) WITH (fillfactor = 20);
@@ -280,7 +281,7 @@ CREATE TABLE bookend.finding (
     UNIQUE (node, kind, subject)
 );
 
--- When someone last followed the list.
+-- When a program last followed the list.
 CREATE TABLE bookend.watcher (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     seen_at  timestamptz NOT NULL
@@ -346,7 +347,7 @@ BEGIN
     RETURN first;
 END $$;
 
--- Tells the node that waits longest that the key is free. Nobody is told if nobody waits.
+-- Notifies the node that waits longest, if there is one, that the key is free.
 CREATE FUNCTION bookend.offer(p_key text) RETURNS void
 LANGUAGE plpgsql SET search_path = bookend, pg_temp
 AS $$
@@ -358,7 +359,7 @@ BEGIN
     END IF;
 END $$;
 
--- Tells those that follow the list, if there were any within 90 seconds.
+-- Notifies the programs that follow the list, if there were any within 90 seconds.
 CREATE FUNCTION bookend.rows_changed() RETURNS void
 LANGUAGE plpgsql SET search_path = bookend, pg_temp
 AS $$
@@ -419,7 +420,7 @@ SELECT n.id, n.host, n.role, n.machine_id, n.boot_id, n.ledger_id, n.ledger_file
        (SELECT count(*) FROM bookend.waiter w WHERE w.node = n.id) AS waiting
 FROM bookend.node n JOIN bookend.lease l ON l.node = n.id;
 
--- Who holds a key, or for whom it is reserved: the answer `held` of `take`.
+-- The task that holds a key, or for which it is reserved: the answer `held` of `take`.
 CREATE FUNCTION bookend.held(p_task text, p_node uuid, p_since timestamptz) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = bookend, pg_temp
 AS $$
@@ -716,26 +717,22 @@ BEGIN
         FROM claim WHERE node = p_node), '[]');
 END $$;
 
--- Whether an index takes a value: with all its columns, its row has at most 2704 bytes.
+-- Whether an index takes a value: with all its columns, its row has at most 2704 bytes. This one and the next
+-- two are parsed now and become parts of the statements that use them: called, they would take more time than
+-- all else that `publish` does.
 CREATE FUNCTION bookend.fits(value text) RETURNS boolean
-LANGUAGE sql IMMUTABLE SET search_path = bookend, pg_temp
-AS $$ SELECT octet_length(coalesce(value, '')) <= 800 $$;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN octet_length(coalesce(value, '')) <= 800;
 
--- Whether times have the years that RFC 3339 can write.
-CREATE FUNCTION bookend.can_show(times timestamptz[]) RETURNS boolean
-LANGUAGE sql SET search_path = bookend, pg_temp
-AS $$
-    SELECT NOT EXISTS (SELECT FROM unnest(times) t
-                       WHERE t < '0001-01-01 00:00:00Z' OR t >= '10000-01-01 00:00:00Z')
-$$;
+-- Whether RFC 3339 can write a time.
+CREATE FUNCTION bookend.can_show(t timestamptz) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN t IS NULL OR (t >= '0001-01-01 00:00:00Z' AND t < '10000-01-01 00:00:00Z');
 
--- Whether readers of JSON take these values: they stop at some depth, and at numbers beyond a double.
-CREATE FUNCTION bookend.can_read(documents jsonb[]) RETURNS boolean
-LANGUAGE sql SET search_path = bookend, pg_temp
-AS $$
-    SELECT NOT EXISTS (SELECT FROM unnest(documents) d
-                       WHERE d @? '$.**{100 to last}' OR d @? '$.** ? (@ > 1e308 || @ < -1e308)')
-$$;
+-- Whether readers of JSON take a value: they stop at some depth, and at numbers beyond a double.
+CREATE FUNCTION bookend.can_read(value jsonb) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN value IS NULL OR NOT (value @? '$.**{100 to last}' OR value @? '$.** ? (@ > 1e308 || @ < -1e308)');
 
 -- The parts of an element of `publish`, or a message if a value does not fit its column or no reader takes it.
 CREATE FUNCTION bookend.parts_of(
@@ -747,6 +744,10 @@ CREATE FUNCTION bookend.parts_of(
     OUT message text)
 LANGUAGE plpgsql SET search_path = bookend, pg_temp
 AS $$
+DECLARE
+    missing CONSTANT text := 'a column that is always set is missing';
+    too_long CONSTANT text := 'an id, key, repository, persona or status is longer than 800 bytes';
+    no_time CONSTANT text := 'a time is not in the years 1 to 9999';
 BEGIN
     task := jsonb_populate_record(NULL::task_history, p_entry->'task');
     transitions := ARRAY(SELECT x FROM jsonb_populate_recordset(
@@ -756,35 +757,33 @@ BEGIN
     IF p_entry->'session' <> 'null' THEN
         used := jsonb_populate_record(NULL::session, p_entry->'session');
     END IF;
-    IF task.id IS NULL OR task.status IS NULL OR task.started_at IS NULL
-        OR EXISTS (SELECT FROM unnest(transitions) x WHERE x.n IS NULL OR x.at IS NULL OR x.to_status IS NULL)
-        OR EXISTS (SELECT FROM unnest(invalidations) x
-                   WHERE x.id IS NULL OR x.session_id IS NULL OR x.reason IS NULL OR x.at IS NULL)
-    THEN
-        message := 'a column that is always set is missing';
-    ELSIF NOT (fits(task.id) AND fits(task.key) AND fits(task.repo) AND fits(task.agent) AND fits(task.status)
-        AND fits(used.key))
-        OR EXISTS (SELECT FROM unnest(transitions) x WHERE NOT fits(x.task_id))
-        OR EXISTS (SELECT FROM unnest(invalidations) x WHERE NOT fits(x.key) OR NOT fits(x.task_id))
-    THEN
-        message := 'an id, key, repository, persona or status is longer than 800 bytes';
-    ELSIF NOT can_show(ARRAY[task.started_at, task.finished_at, task.agent_released_at, task.last_seen_at,
-                             task.delivered_at, task.cleanup_after, task.hinted_at, task.limit_resets_at,
-                             used.last_used_at]
-                       || ARRAY(SELECT x.at FROM unnest(transitions) x)
-                       || ARRAY(SELECT unnest(ARRAY[x.at, x.restored_at, x.last_used_at])
-                                FROM unnest(invalidations) x))
-    THEN
-        message := 'a time is not in the years 1 to 9999';
-    ELSIF NOT (coalesce(abs(task.cost_usd), 0) < 'Infinity'
-               AND coalesce(abs(task.session_cost_usd), 0) < 'Infinity')
-    THEN
-        message := 'a cost is not a finite number';
-    ELSIF NOT can_read(ARRAY[task.session_tokens, task.artifacts, task.argv, task.on_finish, task.user_argv,
-                             task.run_options, task.leftovers, task.former_session])
-    THEN
-        message := 'a JSON value has more than 100 levels, or a number beyond 1e308';
-    END IF;
+    message := CASE
+        WHEN task.id IS NULL OR task.status IS NULL OR task.started_at IS NULL THEN missing
+        WHEN NOT (fits(task.id) AND fits(task.key) AND fits(task.repo) AND fits(task.agent)
+                  AND fits(task.status) AND fits(used.key)) THEN too_long
+        WHEN NOT (can_show(task.started_at) AND can_show(task.finished_at)
+                  AND can_show(task.agent_released_at) AND can_show(task.last_seen_at)
+                  AND can_show(task.delivered_at) AND can_show(task.cleanup_after)
+                  AND can_show(task.hinted_at) AND can_show(task.limit_resets_at)
+                  AND can_show(used.last_used_at)) THEN no_time
+        WHEN NOT (coalesce(abs(task.cost_usd), 0) < 'Infinity'
+                  AND coalesce(abs(task.session_cost_usd), 0) < 'Infinity')
+            THEN 'a cost is not a finite number'
+        WHEN NOT (can_read(task.session_tokens) AND can_read(task.artifacts) AND can_read(task.argv)
+                  AND can_read(task.on_finish) AND can_read(task.user_argv) AND can_read(task.run_options)
+                  AND can_read(task.leftovers) AND can_read(task.former_session))
+            THEN 'a JSON value has more than 100 levels, or a number beyond 1e308'
+    END;
+    message := coalesce(message, (
+        SELECT max(CASE WHEN x.n IS NULL OR x.at IS NULL OR x.to_status IS NULL THEN missing
+                        WHEN NOT fits(x.task_id) THEN too_long WHEN NOT can_show(x.at) THEN no_time END)
+        FROM unnest(transitions) x), (
+        SELECT max(CASE WHEN x.id IS NULL OR x.session_id IS NULL OR x.reason IS NULL OR x.at IS NULL
+                            THEN missing
+                        WHEN NOT (fits(x.key) AND fits(x.task_id)) THEN too_long
+                        WHEN NOT (can_show(x.at) AND can_show(x.restored_at) AND can_show(x.last_used_at))
+                            THEN no_time END)
+        FROM unnest(invalidations) x));
 EXCEPTION WHEN data_exception THEN
     message := SQLERRM;
 END $$;
