@@ -18,6 +18,7 @@ mod hostile;
 mod hosts;
 mod keys;
 mod lost;
+mod membership;
 mod moves;
 mod naming;
 mod node;
