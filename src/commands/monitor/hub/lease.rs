@@ -66,9 +66,10 @@ async fn hold(node: &Rc<HubNode>) -> Result<(), HubError> {
     }
     let was_superseded = node.was_superseded.get();
     let facts = NodeFacts::of(&node.ledger.borrow(), node.membership.ledger, was_superseded)?;
+    let report = |wait| waiting(node, wait);
     let begun = tokio::select! {
         _ = node.stopping() => return Ok(()),
-        begun = Registration::begin(&node.url, node.membership.node, &facts, |wait| waiting(node, wait)) => begun?,
+        begun = Registration::begin(&node.url, node.membership.node, &facts, report) => begun?,
     };
     node.was_superseded.set(false);
     let registration = Rc::new(begun);
