@@ -62,6 +62,8 @@ pub enum HubAnswer {
         stale_session: Option<StaleSession>,
     },
     Held(KeyHolder),
+    /// Other runs of this host wait for the key, and have asked before.
+    InLine,
     /// The database is not reachable, or this ledger is not registered in it yet.
     Away {
         why: String,

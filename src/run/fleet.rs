@@ -153,6 +153,8 @@ impl<'a> FleetKey<'a> {
                     return Ok(Some(hub));
                 }
                 Ok(HubAnswer::Held(holder)) => self.await_further(asking, Awaited::Holder(holder))?,
+                // As where no fleet is, such a run reports nothing.
+                Ok(HubAnswer::InLine) => asking.until = None,
                 Ok(HubAnswer::Away { why }) => self.await_further(asking, Awaited::Database { why })?,
                 Ok(HubAnswer::Refused { why, hint }) => return Err(self.refused_for_good(&why, hint)),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,

@@ -9,6 +9,7 @@ mod harness;
 
 mod arena;
 mod commands;
+mod errors;
 mod faults;
 mod functions;
 mod gone;

@@ -116,6 +116,25 @@ fn a_host_that_may_not_cancel_tasks_of_others_learns_who_can_allow_it() {
 }
 
 #[test]
+fn replace_cancels_each_task_that_holds_the_key_on_another_host() {
+    let test = "replace_cancels_each_task_that_holds_the_key_on_another_host";
+    let Some(postgres) = fleet(test) else { return };
+    let (a, b) = (Node::start(&postgres, "a"), Node::start(&postgres, "b"));
+    let holder = Running::of(&a, &postgres, "t1", &["--key", "k"]);
+    let waiting = a.keyed("k", "read x").options(["--wait", "--id", "t2"]).piped_input().start();
+    crate::keys::until_asked(&a, 1);
+    let replaced = b.keyed("k", "true").options(["--replace", "--fleet-timeout", "60s"]).start();
+    holder.process.wait().ended(End::Signal(15));
+    waiting.wait().ended(End::Signal(15));
+    let output = replaced.wait().ended(End::Code(0));
+    for task in ["t1", "t2"] {
+        let line = format!("cancelling task {task} on host ");
+        assert_eq!(output.stderr.matches(&line).count(), 1, "{output:?}");
+    }
+    assert_eq!(results(&postgres), "t1|asked\nt2|asked");
+}
+
+#[test]
 fn an_order_for_an_unreachable_host_stands_until_it_is_back() {
     let Some(postgres) = fleet("an_order_for_an_unreachable_host_stands_until_it_is_back") else { return };
     let (mut a, b) = two(&postgres);

@@ -54,7 +54,12 @@ pub(super) enum ClaimCall {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub(super) enum TakeAnswer {
-    Granted { elsewhere: Option<String>, session_lost: bool },
+    Granted {
+        /// The task that the claim names: this one, or one of this ledger to which the key was granted before.
+        task: TaskId,
+        elsewhere: Option<String>,
+        session_lost: bool,
+    },
     Held(KeyHolder),
 }
 
@@ -72,7 +77,14 @@ pub(super) enum ClaimAnswer {
     Listed(Vec<ClaimedKey>),
     /// The claim on the key of a running task was taken, or its holder on another host.
     Asserted(KeyRequest, Option<KeyHolder>),
+    /// The task on another host for which there is an order now, if one holds the key.
+    Ordered(Key, Option<TaskId>),
     Done,
+}
+
+#[derive(Debug, Deserialize)]
+struct OrderedTask {
+    task: Option<TaskId>,
 }
 
 /// A call that failed, for a run if it was made for one.
@@ -83,6 +95,18 @@ pub(super) struct FailedCall {
 }
 
 impl ClaimCall {
+    /// The key that it is about. `None`: all.
+    pub(super) fn key(&self) -> Option<&Key> {
+        match self {
+            ClaimCall::Take { request, .. } | ClaimCall::Assert { request } => Some(&request.key),
+            ClaimCall::Repoint { key, .. }
+            | ClaimCall::Release { key, .. }
+            | ClaimCall::GiveUp { key }
+            | ClaimCall::Cancel { key } => Some(key),
+            ClaimCall::List => None,
+        }
+    }
+
     /// Makes the call. It is sent when the future is polled for the first time.
     pub(super) async fn make(self, registration: &Registration) -> Result<ClaimAnswer, FailedCall> {
         let number = match &self {
@@ -116,7 +140,10 @@ impl ClaimCall {
                 registration.call(RELEASE, [key.as_str().into(), task.as_str().into()]).await.map(done)
             }
             ClaimCall::GiveUp { key } => registration.call(GIVE_UP, [key.as_str().into()]).await.map(done),
-            ClaimCall::Cancel { key } => registration.call(CANCEL, [key.as_str().into()]).await.map(done),
+            ClaimCall::Cancel { key } => {
+                let ordered: OrderedTask = registration.call(CANCEL, [key.as_str().into()]).await?;
+                Ok(ClaimAnswer::Ordered(key, ordered.task))
+            }
             ClaimCall::List => claims(registration).await.map(ClaimAnswer::Listed),
         }
     }

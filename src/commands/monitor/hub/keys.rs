@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::{MissedTickBehavior, interval};
@@ -17,16 +17,17 @@ use super::claims::DatabaseLink;
 use super::error::HubError;
 use super::node::{HubLink, HubNode};
 use super::registration::Registration;
-use super::server::{RunNumber, SocketServer};
+use super::server::{RunEvent, RunNumber, SocketServer};
 use crate::error::chain;
 use crate::failpoint;
 use crate::ledger::LedgerError;
+use crate::task::Key;
 
 /// The time between two looks at all claims: an answer may have been lost with its connection.
 const LOOK: Duration = Duration::from_secs(30);
 
-/// What came of a call that was made through a registration.
-type Outcome = (Rc<Registration>, Result<ClaimAnswer, FailedCall>);
+/// What came of a call that was made through a registration, and the key that it is about.
+type Outcome = (Rc<Registration>, Option<Key>, Result<ClaimAnswer, FailedCall>);
 
 /// Serves until the hub ends.
 ///
@@ -40,9 +41,14 @@ pub(super) async fn serve(node: &Rc<HubNode>, socket: &BoundSocket) -> Result<()
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        let next_repeat = node.claims.borrow().next_repeat();
         let done = tokio::select! {
-            Some(event) = asked.recv() => node.claims.borrow_mut().run_event(event, &*node.ledger.borrow()),
-            Some((registration, outcome)) = answered.recv() => conclude(node, &registration, outcome),
+            Some(event) = asked.recv() => run_event(node, event),
+            Some(outcome) = answered.recv() => conclude(node, outcome),
+            () = until(next_repeat) => {
+                node.claims.borrow_mut().repeat(Instant::now());
+                Ok(())
+            }
             _ = link.changed() => {
                 let state = state_of(&link.borrow_and_update());
                 node.claims.borrow_mut().linked(state);
@@ -62,6 +68,21 @@ pub(super) async fn serve(node: &Rc<HubNode>, socket: &BoundSocket) -> Result<()
     }
 }
 
+/// Waits until then. `None`: for ever.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn run_event(node: &HubNode, event: RunEvent) -> Result<(), LedgerError> {
+    if matches!(event, RunEvent::Ended(_)) && node.has_early_order.take() {
+        node.renew_now.notify_one();
+    }
+    node.claims.borrow_mut().run_event(event, &*node.ledger.borrow())
+}
+
 fn state_of(link: &HubLink) -> DatabaseLink {
     match link {
         HubLink::Connecting => DatabaseLink::Starting,
@@ -79,10 +100,11 @@ fn begin_calls(node: &Rc<HubNode>, outcomes: &UnboundedSender<Outcome>) {
             failpoint::reached("hub.releasing");
         }
         let (registration, outcomes) = (Rc::clone(&registration), outcomes.clone());
+        let key = call.key().cloned();
         begin(async move {
             let outcome = call.make(&registration).await;
             // The receiver is gone while the hub ends.
-            let _ = outcomes.send((registration, outcome));
+            let _ = outcomes.send((registration, key, outcome));
         });
     }
 }
@@ -95,14 +117,13 @@ fn begin(future: impl Future<Output = ()> + 'static) {
     }
 }
 
-fn conclude(
-    node: &HubNode,
-    registration: &Rc<Registration>,
-    outcome: Result<ClaimAnswer, FailedCall>,
-) -> Result<(), LedgerError> {
+fn conclude(node: &HubNode, (registration, key, outcome): Outcome) -> Result<(), LedgerError> {
     // What an earlier connection answered is asked again through this one.
-    if !matches!(&*node.link.borrow(), HubLink::Up(now) if Rc::ptr_eq(now, registration)) {
+    if !matches!(&*node.link.borrow(), HubLink::Up(now) if Rc::ptr_eq(now, &registration)) {
         return Ok(());
+    }
+    if outcome.is_ok() {
+        node.claims.borrow_mut().succeeded(&key);
     }
     match outcome {
         Ok(ClaimAnswer::Taken(number, request, answer)) => {
@@ -117,20 +138,29 @@ fn conclude(
             );
             Ok(())
         }
-        Ok(ClaimAnswer::Asserted(_, None) | ClaimAnswer::Done) => Ok(()),
+        Ok(ClaimAnswer::Ordered(key, Some(task))) => {
+            node.claims.borrow_mut().ordered(&key, &task);
+            Ok(())
+        }
+        Ok(ClaimAnswer::Asserted(_, None) | ClaimAnswer::Ordered(_, None) | ClaimAnswer::Done) => Ok(()),
         Err(FailedCall { number, error }) => {
-            note_failure(node, number, &error);
+            note_failure(node, number, key, &error);
             Ok(())
         }
     }
 }
 
-/// An error of the connection or the epoch ends the registration, and the request is sent again after the
-/// next one. Any other is the run's.
-fn note_failure(node: &HubNode, number: Option<RunNumber>, error: &HubError) {
+/// An error of the epoch ends the registration, and all is asked again after the next one. One that passes may
+/// be of the connection, which a renewal finds out, or of the call alone, which is made again. Any other is
+/// the run's.
+fn note_failure(node: &HubNode, number: Option<RunNumber>, key: Option<Key>, error: &HubError) {
     match error {
         e if e.is_over_epoch() => node.registration_over.notify_one(),
-        HubError::Fleet(e) if e.is_away() => node.renew_now.notify_one(),
+        HubError::Fleet(e) if e.is_away() => {
+            debug!("the claims of this ledger in the fleet: {}", chain(e));
+            node.claims.borrow_mut().failed(number, key, e);
+            node.renew_now.notify_one();
+        }
         e => match number {
             Some(number) => node.claims.borrow_mut().refused(number, e, e.hint()),
             None => warn!("the claims of this ledger in the fleet: {}", chain(e)),

@@ -19,6 +19,7 @@ mod orders;
 mod publication;
 mod reconcile;
 mod registration;
+mod repeats;
 mod rows;
 mod rows_watch;
 mod server;

@@ -1,6 +1,6 @@
 //! The node that a ledger is in its fleet: what the tasks of the hub share.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -18,7 +18,6 @@ use crate::commands::monitor::service::ServiceManager;
 use crate::error::chain;
 use crate::fleet::{DatabaseUrl, FleetMembership};
 use crate::ledger::{self, Ledger, Location};
-use crate::process::procfs::identity;
 use crate::task::Time;
 
 /// How long a run that writes its row is waited for, before the hub tries again.
@@ -38,6 +37,8 @@ pub struct HubNode {
     pub renew_now: Notify,
     /// What came of open orders, by their numbers, until the database has it.
     pub order_results: RefCell<HashMap<i64, String>>,
+    /// An order is for a task whose run is beginning: it is carried out once the run has its row.
+    pub has_early_order: Cell<bool>,
     /// The epoch of this registration is over.
     pub registration_over: Notify,
     /// Whether the database can be used now.
@@ -81,10 +82,11 @@ impl HubNode {
             url,
             ledger: RefCell::new(ledger),
             private_dir: at.private_dir(),
-            claims: RefCell::new(FleetClaims::new(identity::place().host)),
+            claims: RefCell::new(FleetClaims::new()),
             claims_changed: Notify::new(),
             renew_now: Notify::new(),
             order_results: RefCell::default(),
+            has_early_order: Cell::new(false),
             registration_over: Notify::new(),
             link: watch::Sender::new(HubLink::Connecting),
             command,

@@ -27,6 +27,10 @@ pub async fn carry_out(
         let former = node.order_results.borrow().get(&order.id).cloned();
         let result = match former {
             Some(result) => result,
+            None if node.claims.borrow().is_beginning(&order.task) => {
+                node.has_early_order.set(true);
+                continue;
+            }
             None => match ask(&node.ledger.borrow(), &order.task) {
                 Ok(result) => result,
                 Err(e) => {
