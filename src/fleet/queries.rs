@@ -138,13 +138,14 @@ pub(super) const STATS: &str = concat!(
                CASE WHEN 'model' = ANY ($10) THEN model END AS by_model,
                CASE WHEN 'day' = ANY ($10)
                     THEN to_char(started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD') END AS by_day,
-               CASE WHEN abs(cost_usd) <= 1e9 THEN cost_usd END AS cost,
-               CASE WHEN abs(duration_ms) <= 1e12 THEN duration_ms END AS time,
-               CASE WHEN abs(input_tokens) <= 1e12 THEN input_tokens END AS tokens_in,
-               CASE WHEN abs(output_tokens) <= 1e12 THEN output_tokens END AS tokens_out,
-               CASE WHEN abs(cache_read_tokens) <= 1e12 THEN cache_read_tokens END AS tokens_read,
-               CASE WHEN abs(cache_creation_tokens) <= 1e12 THEN cache_creation_tokens END AS tokens_written,
-               CASE WHEN abs(turns) <= 1e12 THEN turns END AS turns
+               CASE WHEN cost_usd BETWEEN -1e9 AND 1e9 THEN cost_usd END AS cost,
+               CASE WHEN duration_ms BETWEEN -1e12 AND 1e12 THEN duration_ms END AS time,
+               CASE WHEN input_tokens BETWEEN -1e12 AND 1e12 THEN input_tokens END AS tokens_in,
+               CASE WHEN output_tokens BETWEEN -1e12 AND 1e12 THEN output_tokens END AS tokens_out,
+               CASE WHEN cache_read_tokens BETWEEN -1e12 AND 1e12 THEN cache_read_tokens END AS tokens_read,
+               CASE WHEN cache_creation_tokens BETWEEN -1e12 AND 1e12
+                    THEN cache_creation_tokens END AS tokens_written,
+               CASE WHEN turns BETWEEN -1e12 AND 1e12 THEN turns END AS turns
         FROM selected
     )
     SELECT jsonb_build_object(

@@ -62,6 +62,8 @@ pub struct WriteAheadLog {
     unsynced: Arc<AtomicI32>,
     /// `None`: the ledger was opened for reading.
     files: Option<OpenFiles>,
+    /// `None`: there is no log that bookend syncs.
+    file: Option<Arc<File>>,
 }
 
 impl WriteAheadLog {
@@ -86,6 +88,8 @@ impl WriteAheadLog {
         log.files =
             Some(files.map_err(|e| LedgerError::io("reading the attributes of the index of", ledger, e))?);
         let (length, lax, unsynced) = (log.pages.clone(), log.lax.clone(), log.unsynced.clone());
+        let file = Arc::new(file);
+        log.file = Some(Arc::clone(&file));
         let committed = move |wal: &mut Wal, pages| {
             if !lax.load(Ordering::Relaxed) {
                 let failed = |e: io::Error| {
@@ -114,6 +118,11 @@ impl WriteAheadLog {
     /// If `lax`, a commit returns when the kernel has the data; the next synced commit makes it durable.
     pub fn set_lax(&self, lax: bool) {
         self.lax.store(lax, Ordering::Relaxed);
+    }
+
+    /// Makes durable what all processes have committed.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.as_deref().map_or(Ok(()), sync)
     }
 
     /// What happened to the files of the ledger since it was opened. Commits to such files are lost although

@@ -244,7 +244,10 @@ fn used(page: &mut Page, task: &Task, further: &Further) {
     let tokens = tokens(task).map(|tokens| tokens + scope).or_else(|| unknown(&further.no_tokens));
     page.data("tokens", tokens.as_deref());
     page.plain("CPU time", task.cpu_ms.map(duration));
-    page.plain("memory", task.max_rss_kib.map(|kib| format!("{} MiB at most", (kib + 1023) / 1024)));
+    page.plain(
+        "memory",
+        task.max_rss_kib.map(|kib| format!("{} MiB at most", kib.saturating_add(1023) / 1024)),
+    );
     page.data("in flight", task.tool_in_flight.as_deref());
     let artifacts = task.artifacts.as_ref().map(artifacts).unwrap_or_default();
     for (nth, artifact) in artifacts.iter().enumerate() {

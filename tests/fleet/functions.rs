@@ -18,7 +18,7 @@ use crate::postgres::Postgres;
 use crate::sql_session::SqlSession;
 
 /// A host that has registered, with a role of its own.
-struct Host {
+pub struct Host {
     session: SqlSession,
     node: Uuid,
     name: String,
@@ -26,7 +26,7 @@ struct Host {
 }
 
 impl Host {
-    fn join(postgres: &Postgres, name: &str) -> Host {
+    pub fn join(postgres: &Postgres, name: &str) -> Host {
         postgres.role(&format!("bookend_{name}"), &["bookend_host"]);
         Host::beside(postgres, name, name)
     }
@@ -65,7 +65,7 @@ impl Host {
         format!("SELECT bookend.{function}('{}', {}{comma}{arguments})", self.node, self.registration.get())
     }
 
-    fn call(&self, function: &str, arguments: &str) -> Value {
+    pub fn call(&self, function: &str, arguments: &str) -> Value {
         self.session.json(&self.statement(function, arguments))
     }
 
@@ -84,7 +84,7 @@ impl Host {
     }
 
     /// Publishes and returns the results, joined by spaces.
-    fn publish(&self, entries: &[Value]) -> String {
+    pub fn publish(&self, entries: &[Value]) -> String {
         self.publish_and_keep(entries, &[])
     }
 
@@ -105,7 +105,7 @@ fn quoted(entries: &[Value]) -> String {
 }
 
 /// An element of `publish`: a task with its first move, and with its second one if it has ended.
-fn entry(rev: i64, id: &str, key: Option<&str>, status: &str) -> Value {
+pub fn entry(rev: i64, id: &str, key: Option<&str>, status: &str) -> Value {
     let at = "2026-03-01T10:00:00.250Z";
     let mut task = json!({ "id": id, "key": key, "status": status, "started_at": at, "boot_id": "boot 1" });
     let mut transitions = vec![json!({ "n": 1, "at": at, "to_status": "running" })];
@@ -118,7 +118,7 @@ fn entry(rev: i64, id: &str, key: Option<&str>, status: &str) -> Value {
 }
 
 /// The same with these columns of the task.
-fn with(mut entry: Value, columns: Value) -> Value {
+pub fn with(mut entry: Value, columns: Value) -> Value {
     let task = entry["task"].as_object_mut().expect("a task");
     task.extend(columns.as_object().expect("columns").clone());
     entry

@@ -13,6 +13,7 @@ mod errors;
 mod faults;
 mod functions;
 mod gone;
+mod hostile;
 mod hosts;
 mod keys;
 mod lost;

@@ -336,19 +336,18 @@ impl Drop for Postgres {
     }
 }
 
-/// The directory with PostgreSQL's programs, of the newest version in Debian's places, or the one in PATH.
+/// The directory with PostgreSQL's programs: the one in PATH, or Debian's of the newest version.
 fn programs() -> Option<&'static Path> {
     static PROGRAMS: OnceLock<Option<PathBuf>> = OnceLock::new();
     let find = || {
+        let path = std::env::var_os("PATH").unwrap_or_default();
         let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-        let newest = versions
-            .filter_map(|v| Some((v.file_name().to_str()?.parse::<u32>().ok()?, v.path().join("bin"))))
-            .filter(|(version, bin)| *version >= 14 && bin.join("initdb").exists())
-            .max();
-        newest.map(|(_, bin)| bin).or_else(|| {
-            let path = std::env::var_os("PATH")?;
-            std::env::split_paths(&path).find(|bin| bin.join("initdb").exists())
-        })
+        let versions = versions
+            .filter_map(|v| Some((v.file_name().to_str()?.parse::<u32>().ok()?, v.path().join("bin"))));
+        let mut versions: Vec<_> = versions.filter(|(version, _)| *version >= 14).collect();
+        versions.sort();
+        let debian = versions.into_iter().rev().map(|(_, bin)| bin);
+        std::env::split_paths(&path).chain(debian).find(|bin| bin.join("initdb").exists())
     };
     PROGRAMS.get_or_init(find).as_deref()
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use crate::harness::{Cmd, End, eventually};
+use crate::harness::{Cmd, End, eventually, on_path, possible};
 use crate::node::{Node, fleet};
 use crate::postgres::Postgres;
 
@@ -142,6 +142,42 @@ fn a_database_that_lost_confirmed_changes_gets_all_tasks_again() {
     until_tasks(&node, &postgres, "t1|success|t\nt2|success|t");
 }
 
+/// The progress of a task is committed without waiting for the disk. If a power failure undid what was
+/// published, the ledger would draw the same numbers again, as one that was restored.
+#[test]
+fn what_is_published_is_durable() {
+    let test = "what_is_published_is_durable";
+    if !possible(test, on_path("strace"), "strace") {
+        return;
+    }
+    let Some(postgres) = fleet(test) else { return };
+    let node = Node::start(&postgres, "a");
+    let (pid, trace) = (node.monitor().pid().to_string(), node.world.name("trace"));
+    let calls = "trace=fdatasync,write,writev,sendto,sendmsg";
+    let words = ["strace", "-f", "-qq", "-s", "200", "-e", calls, "-o", &trace, "-p", &pid];
+    let strace = node.world.bare(words).start();
+    let status = format!("/proc/{pid}/status");
+    eventually(node.world.deadline(), "strace", || {
+        fs::read_to_string(&status).is_ok_and(|status| !status.contains("TracerPid:\t0\n"))
+    });
+    for id in ["t1", "t2"] {
+        succeed(&node, id);
+        node.published();
+    }
+    strace.signal(Signal::TERM);
+    strace.wait();
+    let trace = fs::read_to_string(&trace).expect("the trace");
+    let (mut is_synced, mut publications) = (false, 0);
+    for line in trace.lines() {
+        if line.contains("bookend.publish(") {
+            assert!(is_synced, "{line}\nof\n{trace}");
+            publications += 1;
+        }
+        is_synced = line.contains("fdatasync(") || is_synced && !line.contains("bookend.publish(");
+    }
+    assert!(publications >= 2, "{trace}");
+}
+
 #[test]
 fn a_server_that_answers_nothing_delays_no_settling() {
     let Some(postgres) = fleet("a_server_that_answers_nothing_delays_no_settling") else { return };
@@ -161,6 +197,20 @@ fn tasks_after_resume(node: &Node, postgres: &Postgres) -> String {
     postgres.resume();
     eventually(node.world.deadline(), "a task in PostgreSQL", || tasks(postgres).contains("interrupted"));
     tasks(postgres)
+}
+
+#[test]
+fn a_monitor_that_is_stopped_while_tasks_end_publishes_them() {
+    let Some(postgres) = fleet("a_monitor_that_is_stopped_while_tasks_end_publishes_them") else { return };
+    let mut node = Node::start(&postgres, "a");
+    let monitor = node.monitor.take().expect("a monitor");
+    monitor.signal(Signal::STOP);
+    succeed(&node, "t");
+    monitor.signal(Signal::TERM);
+    monitor.signal(Signal::CONT);
+    monitor.wait().ended(End::Signal(15));
+    assert_eq!(tasks(&postgres), "t|success|t");
+    assert_eq!(state(&postgres), "stopped");
 }
 
 #[test]

@@ -12,13 +12,13 @@ const THERE: &str = "00000000-0000-4000-8000-00000000000b";
 const GONE: &str = "00000000-0000-4000-8000-00000000000c";
 
 /// A ledger in a fleet, with two other hosts: `there`, and `gone`, which does not answer.
-struct Site {
-    world: World,
-    postgres: Postgres,
+pub struct Site {
+    pub world: World,
+    pub postgres: Postgres,
 }
 
 impl Site {
-    fn new(test: &str) -> Option<Site> {
+    pub fn new(test: &str) -> Option<Site> {
         let world = World::of_bookend(test)?;
         let postgres = Postgres::with_schema(test)?;
         postgres.role("reader", &["bookend_read"]);
@@ -54,21 +54,21 @@ impl Site {
         ));
     }
 
-    fn bookend(&self, words: &[&str]) -> Output {
+    pub fn bookend(&self, words: &[&str]) -> Output {
         let command = self.world.bare(["bookend"].iter().chain(words).copied());
         command.env("PGPASSFILE", self.postgres.password_file()).run()
     }
 
-    fn prints(&self, words: &[&str]) -> String {
+    pub fn prints(&self, words: &[&str]) -> String {
         self.bookend(words).ended(End::Code(0)).silent().stdout
     }
 
-    fn json(&self, words: &[&str]) -> Value {
+    pub fn json(&self, words: &[&str]) -> Value {
         let text = self.prints(&[words, &["--json"]].concat());
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
     }
 
-    fn ids(&self, words: &[&str]) -> Vec<String> {
+    pub fn ids(&self, words: &[&str]) -> Vec<String> {
         let listed = self.json(&[&["list"], words].concat());
         let tasks = listed["tasks"].as_array().expect("tasks").iter();
         tasks.map(|task| task["id"].as_str().expect("an id").to_owned()).collect()

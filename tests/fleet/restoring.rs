@@ -19,9 +19,13 @@ fn succeed(node: &Node, id: &str) {
 
 /// A task under the key `k` that ends when `go` receives a line.
 fn hold(node: &Node, id: &str) -> (Proc, Fifo) {
+    hold_with(node, &["--key", "k", "--id", id])
+}
+
+fn hold_with(node: &Node, options: &[&str]) -> (Proc, Fifo) {
     let (mut up, go) = (node.world.fifo("up"), node.world.fifo("go"));
     let script = format!("echo up >'{}'; read x <'{}'", up.path(), go.path());
-    let process = node.keyed("k", &script).options(["--id", id]).start();
+    let process = node.world.run_sh(&script).options(options.iter().copied()).own_group().start();
     up.line();
     (process, go)
 }
@@ -127,4 +131,30 @@ fn two_hosts_that_hold_one_key_after_a_restore_are_a_finding_and_nothing_is_ende
     until(&a, "both ends", || tasks(&postgres) == "t0|success\nt1|success\nt2|success");
     until(&a, "a free key", || claims(&postgres).is_empty());
     a.keyed("k", "true").options(["--id", "t3"]).run().ended(End::Code(0));
+}
+
+/// One change of its task waits to be published, although the database knows a later change of the host.
+#[test]
+fn a_host_whose_tasks_were_pruned_while_it_was_lost_is_not_taken_for_restored() {
+    let test = "a_host_whose_tasks_were_pruned_while_it_was_lost_is_not_taken_for_restored";
+    let Some(postgres) = fleet(test) else { return };
+    let mut node = Node::start(&postgres, "a");
+    let (process, mut go) = hold_with(&node, &["--id", "t1"]);
+    until(&node, "the running task", || tasks(&postgres) == "t1|running");
+    node.published();
+    node.world.write("UPDATE task_history SET turns = 1");
+    node.world.run_sh("true").options(["--id", "t2"]).run().ended(End::Code(0));
+    let waiting = "SELECT group_concat(task_id) AS ids FROM fleet_dirty";
+    until(&node, "one change that waits", || node.world.sql(waiting)[0].text("ids") == "t1");
+    node.kill_monitor();
+    assert_eq!(tasks(&postgres), "t1|running\nt2|success");
+    let lost = "SELECT bookend.declare_lost(id, epoch, seq)->>'state' FROM bookend.node_state";
+    assert_eq!(postgres.psql(lost), "lost");
+    assert_eq!(postgres.psql("SELECT bookend.prune(0, false, 10)->>'tasks'"), "2");
+    node.start_monitor(&[]);
+    node.monitor().service.until("publishing to");
+    until(&node, "the task that runs", || tasks(&postgres) == "t1|running");
+    go.write_line("on");
+    process.wait().ended(End::Code(0));
+    until(&node, "its end", || tasks(&postgres) == "t1|success");
 }

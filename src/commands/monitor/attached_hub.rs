@@ -66,10 +66,11 @@ impl AttachedHub {
             service.alive();
             let turn = service.watchdog().map_or(until, |interval| until.min(Instant::now() + interval));
             match watch.next(&interest, Some(turn)) {
-                Ok(WatchEvent::Ready(_)) | Err(_) => return,
+                Ok(WatchEvent::Ready(WatchSource::Hub)) | Err(_) => return,
                 Ok(WatchEvent::Signal(received)) if stop::stop_of(&received).is_some() => return,
                 Ok(WatchEvent::Deadline) if Instant::now() >= until => return,
-                Ok(WatchEvent::Signal(_) | WatchEvent::Child { .. } | WatchEvent::Deadline) => {}
+                // What the watch of the ledger reported together with the stop signal is no concern any more.
+                Ok(_) => {}
             }
         }
     }

@@ -69,6 +69,8 @@ CREATE TABLE bookend.lease (
     renewed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     -- The highest published `rev`.
     max_rev    bigint NOT NULL DEFAULT 0,
+    -- The highest published `rev` when `prune` removed tasks last: up to it, a row may be missing.
+    pruned_rev bigint NOT NULL DEFAULT 0,
     stopped_at timestamptz,
     lost_at    timestamptz,
     lost_by    name,
@@ -718,7 +720,23 @@ CREATE FUNCTION bookend.fits(value text) RETURNS boolean
 LANGUAGE sql IMMUTABLE SET search_path = bookend, pg_temp
 AS $$ SELECT octet_length(coalesce(value, '')) <= 800 $$;
 
--- The parts of an element of `publish`, or PostgreSQL's message if a value does not fit its column.
+-- Whether times have the years that RFC 3339 can write.
+CREATE FUNCTION bookend.can_show(times timestamptz[]) RETURNS boolean
+LANGUAGE sql SET search_path = bookend, pg_temp
+AS $$
+    SELECT NOT EXISTS (SELECT FROM unnest(times) t
+                       WHERE t < '0001-01-01 00:00:00Z' OR t >= '10000-01-01 00:00:00Z')
+$$;
+
+-- Whether readers of JSON take these values: they stop at some depth, and at numbers beyond a double.
+CREATE FUNCTION bookend.can_read(documents jsonb[]) RETURNS boolean
+LANGUAGE sql SET search_path = bookend, pg_temp
+AS $$
+    SELECT NOT EXISTS (SELECT FROM unnest(documents) d
+                       WHERE d @? '$.**{100 to last}' OR d @? '$.** ? (@ > 1e308 || @ < -1e308)')
+$$;
+
+-- The parts of an element of `publish`, or a message if a value does not fit its column or no reader takes it.
 CREATE FUNCTION bookend.parts_of(
     p_entry jsonb,
     OUT task bookend.task_history,
@@ -749,6 +767,22 @@ BEGIN
         OR EXISTS (SELECT FROM unnest(invalidations) x WHERE NOT fits(x.key) OR NOT fits(x.task_id))
     THEN
         message := 'an id, key, repository, persona or status is longer than 800 bytes';
+    ELSIF NOT can_show(ARRAY[task.started_at, task.finished_at, task.agent_released_at, task.last_seen_at,
+                             task.delivered_at, task.cleanup_after, task.hinted_at, task.limit_resets_at,
+                             used.last_used_at]
+                       || ARRAY(SELECT x.at FROM unnest(transitions) x)
+                       || ARRAY(SELECT unnest(ARRAY[x.at, x.restored_at, x.last_used_at])
+                                FROM unnest(invalidations) x))
+    THEN
+        message := 'a time is not in the years 1 to 9999';
+    ELSIF NOT (coalesce(abs(task.cost_usd), 0) < 'Infinity'
+               AND coalesce(abs(task.session_cost_usd), 0) < 'Infinity')
+    THEN
+        message := 'a cost is not a finite number';
+    ELSIF NOT can_read(ARRAY[task.session_tokens, task.artifacts, task.argv, task.on_finish, task.user_argv,
+                             task.run_options, task.leftovers, task.former_session])
+    THEN
+        message := 'a JSON value has more than 100 levels, or a number beyond 1e308';
     END IF;
 EXCEPTION WHEN data_exception THEN
     message := SQLERRM;
@@ -776,8 +810,7 @@ BEGIN
 END $$;
 
 -- Takes one element of `publish`; returns its part of the answer.
-CREATE FUNCTION bookend.publish_one(
-    p_node bookend.node, p_epoch bigint, p_max_rev bigint, p_entry jsonb, p_keep text[])
+CREATE FUNCTION bookend.publish_one(p_node bookend.node, p_epoch bigint, p_entry jsonb, p_keep text[])
 RETURNS jsonb
 LANGUAGE plpgsql SET search_path = bookend, pg_temp
 AS $$
@@ -803,10 +836,12 @@ BEGIN
     t.published_at := clock_timestamp();
     SELECT * INTO s FROM task_history WHERE id = t.id FOR UPDATE;
     IF NOT FOUND THEN
-        DELETE FROM finding WHERE node = t.node AND kind = 'unreadable' AND subject = t.id;
-        IF NOT FOUND AND t.rev <= p_max_rev THEN
-            RAISE EXCEPTION 'rev % of task % is not above %, which was published: the ledger was restored',
-                t.rev, t.id, p_max_rev USING ERRCODE = 'BK003';
+        DELETE FROM finding WHERE node = t.node AND kind = 'unreadable' AND subject = left(t.id, 200);
+        IF NOT FOUND AND EXISTS (
+            SELECT FROM lease WHERE node = t.node AND t.rev > pruned_rev AND t.rev <= max_rev)
+        THEN
+            RAISE EXCEPTION 'rev % of task % was published before, of another task: the ledger was restored',
+                t.rev, t.id USING ERRCODE = 'BK003';
         END IF;
     ELSIF s.node <> t.node THEN
         RETURN answer || '{"result": "foreign"}';
@@ -869,9 +904,11 @@ END $$;
 --   older       this rev or a higher one of the task is stored already
 --   late        stored, but the task had ended here (declared lost): its ending is in the column `late`
 --   foreign     the task is another node's; nothing was changed
---   unreadable  a value does not fit its column or index ("message" says which); only a finding was stored
+--   unreadable  a value does not fit its column or index, or no reader takes it, e.g. a time that is infinite
+--               ("message" says which); only a finding was stored
 -- A task that ended frees its key unless that is in keep_claims, the keys for which a request is pending.
--- Errors: BK001, BK002, BK003.
+-- Errors: BK001, BK002, BK003 if a rev up to the highest published one is of a task that is neither stored nor
+-- unreadable, nor can have been pruned.
 CREATE FUNCTION bookend.publish(p_node uuid, p_registration bigint, p_rows jsonb, p_keep_claims text[])
 RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = bookend, pg_temp
@@ -879,16 +916,14 @@ AS $$
 DECLARE
     current_epoch bigint;
     self node;
-    published bigint;
     entry jsonb;
     answers jsonb[] := '{}';
     highest bigint := 0;
 BEGIN
     current_epoch := guard(p_node, p_registration);
     SELECT * INTO self FROM node WHERE id = p_node;
-    SELECT max_rev INTO published FROM lease WHERE node = p_node;
     FOR entry IN SELECT jsonb_array_elements(p_rows) LOOP
-        answers := answers || publish_one(self, current_epoch, published, entry, p_keep_claims);
+        answers := answers || publish_one(self, current_epoch, entry, p_keep_claims);
         highest := greatest(highest, (entry->>'rev')::bigint);
     END LOOP;
     UPDATE lease SET max_rev = highest WHERE node = p_node AND max_rev < highest;
@@ -1089,12 +1124,14 @@ BEGIN
     due := due || ARRAY(SELECT id FROM task_history
                         WHERE status <> 'running' AND last_seen_at IS NULL AND started_at < before
                         LIMIT p_most - cardinality(due));
-    IF NOT p_dry_run THEN
+    IF NOT p_dry_run AND cardinality(due) > 0 THEN
         DELETE FROM task_history WHERE id = ANY (due) AND status <> 'running';
         DELETE FROM task_transition WHERE task_id = ANY (due);
         DELETE FROM session_invalidation WHERE task_id = ANY (due);
         DELETE FROM cancel_order WHERE task_id = ANY (due);
         DELETE FROM finding WHERE subject = ANY (due);
+        -- A host may still send an earlier change of these tasks, which is no sign of a restored ledger.
+        UPDATE lease SET pruned_rev = max_rev WHERE pruned_rev < max_rev;
     END IF;
     RETURN jsonb_build_object('tasks', cardinality(due));
 END $$;

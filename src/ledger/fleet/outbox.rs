@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::super::error::Result;
+use super::super::error::{LedgerError, Result};
 use super::super::handle::Ledger;
 use super::super::published::PublishedChanges;
 use super::super::{sessions, tasks};
@@ -98,14 +98,21 @@ impl Ledger {
     }
 
     /// What is published of these tasks. A task that was deleted meanwhile is left out.
+    ///
+    /// It is durable: a power failure that undid a change would let another one have its number.
     pub fn publication(&self, dirty: &[DirtyTask]) -> Result<Vec<UnpublishedTask>> {
+        const DOING: &str = "reading the tasks to publish";
         let read = || {
             // One moment, so that a row agrees with its transitions.
             let tx = self.conn().unchecked_transaction()?;
             let found = dirty.iter().map(|d| unpublished(&tx, d)).collect::<rusqlite::Result<Vec<_>>>()?;
             Ok(found.into_iter().flatten().collect())
         };
-        read().map_err(self.failed("reading the tasks to publish"))
+        let found = read().map_err(self.failed(DOING))?;
+        let synced = self.log.sync();
+        let path = self.path().to_owned();
+        synced.map_err(|source| LedgerError::Unsynced { doing: DOING, path, source })?;
+        Ok(found)
     }
 
     /// The fleet has acknowledged these changes. A task that has changed since then is still to be published.

@@ -174,6 +174,24 @@ fn a_restored_ledger_is_refused() {
 }
 
 #[test]
+fn a_ledger_whose_rows_were_pruned_is_not_a_restored_one() {
+    let test = "a_ledger_whose_rows_were_pruned_is_not_a_restored_one";
+    let Some(postgres) = Postgres::with_schema(test) else { return };
+    let (a, b) = (Host::join(&postgres, "a"), Host::join(&postgres, "b"));
+    let rows: Vec<Value> = (1..=4).map(|n| entry(n, &format!("t{n}"), None, "success")).collect();
+    a.publish(&rows);
+    assert_eq!(b.publish(&rows[1..2]), "foreign");
+    assert_eq!(postgres.psql("SELECT bookend.prune(0, false, 10)->>'tasks'"), "4");
+    // The monitor was killed before it noted in the ledger what was published.
+    assert_eq!(b.publish(&rows[1..2]), "ok");
+    assert_eq!(a.publish(&rows), "ok foreign ok ok");
+    a.publish(&[entry(7, "t7", None, "success")]);
+    let drawn_again = super::quoted(&[entry(6, "another", None, "success")]);
+    assert_eq!(a.error("publish", &format!("{drawn_again}, '{{}}'")), "BK003");
+    assert_eq!(a.error("reconcile", "'{}', 6"), "BK003");
+}
+
+#[test]
 fn reconciling_ends_what_does_not_run_and_frees_its_keys() {
     let test = "reconciling_ends_what_does_not_run_and_frees_its_keys";
     let Some(postgres) = Postgres::with_schema(test) else { return };
