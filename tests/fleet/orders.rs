@@ -135,6 +135,30 @@ fn replace_cancels_each_task_that_holds_the_key_on_another_host() {
 }
 
 #[test]
+fn an_order_for_a_run_that_begins_is_carried_out_once_it_has_its_row() {
+    let test = "an_order_for_a_run_that_begins_is_carried_out_once_it_has_its_row";
+    let Some(postgres) = fleet(test) else { return };
+    let (a, b) = (Node::start(&postgres, "a"), Node::start(&postgres, "b"));
+    a.world.run(["true"]).run().ended(End::Code(0));
+    let other = rusqlite::Connection::open(a.world.ledger()).expect("the ledger");
+    other.execute_batch("BEGIN IMMEDIATE").expect("the write lock");
+    let begins = a.keyed("k", "read x").options(["--id", "t1"]).piped_input().start();
+    eventually(a.world.deadline(), "a claim", || crate::node::claims(&postgres) == "k|t1");
+    let replaced = b.keyed("k", "true").options(["--replace", "--fleet-timeout", "60s"]).start();
+    let orders = || postgres.psql("SELECT task_id, done_at FROM bookend.cancel_order");
+    eventually(b.world.deadline(), "an order", || !orders().is_empty());
+    let renewals = format!("SELECT seq FROM bookend.lease WHERE node = '{}'", a.id(&postgres));
+    let seq = || postgres.psql(&renewals).parse::<u32>().expect("a number");
+    let before = seq();
+    eventually(a.world.deadline(), "further renewals", || seq() > before + 2);
+    assert_eq!(orders(), "t1|", "the order stands");
+    other.execute_batch("ROLLBACK").expect("no lock");
+    begins.wait().ended(End::Signal(15));
+    replaced.wait().ended(End::Code(0));
+    assert_eq!(results(&postgres), "t1|asked");
+}
+
+#[test]
 fn an_order_for_an_unreachable_host_stands_until_it_is_back() {
     let Some(postgres) = fleet("an_order_for_an_unreachable_host_stands_until_it_is_back") else { return };
     let (mut a, b) = two(&postgres);

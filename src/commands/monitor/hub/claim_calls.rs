@@ -1,5 +1,7 @@
 //! What the hub asks of the database about keys: each call is one statement.
 
+use std::mem::{Discriminant, discriminant};
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -50,6 +52,20 @@ pub(super) enum ClaimCall {
     List,
 }
 
+/// What a call does with which key, whatever run or task it is for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct CallSubject {
+    /// `None`: all.
+    pub(super) key: Option<Key>,
+    kind: Discriminant<ClaimCall>,
+}
+
+impl CallSubject {
+    pub(super) fn is_give_up(&self) -> bool {
+        self.key.as_ref().is_some_and(|key| ClaimCall::GiveUp { key: key.clone() }.subject() == *self)
+    }
+}
+
 /// The answer to [`ClaimCall::Take`].
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
@@ -95,16 +111,16 @@ pub(super) struct FailedCall {
 }
 
 impl ClaimCall {
-    /// The key that it is about. `None`: all.
-    pub(super) fn key(&self) -> Option<&Key> {
-        match self {
+    pub(super) fn subject(&self) -> CallSubject {
+        let key = match self {
             ClaimCall::Take { request, .. } | ClaimCall::Assert { request } => Some(&request.key),
             ClaimCall::Repoint { key, .. }
             | ClaimCall::Release { key, .. }
             | ClaimCall::GiveUp { key }
             | ClaimCall::Cancel { key } => Some(key),
             ClaimCall::List => None,
-        }
+        };
+        CallSubject { key: key.cloned(), kind: discriminant(self) }
     }
 
     /// Makes the call. It is sent when the future is polled for the first time.

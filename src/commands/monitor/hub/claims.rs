@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::claim_calls::{ClaimCall, ClaimedKey, TakeAnswer};
+use super::claim_calls::{CallSubject, ClaimCall, ClaimedKey, TakeAnswer};
 use super::repeats::RepeatedCalls;
 use super::server::{RunEvent, RunNumber};
 use crate::fleet::socket::{HubAnswer, KeyHolder, KeyRequest, StaleSession, WhenHeld};
@@ -202,10 +202,10 @@ impl FleetClaims {
     pub(super) fn failed(
         &mut self,
         number: Option<RunNumber>,
-        key: Option<Key>,
+        subject: CallSubject,
         error: &dyn std::error::Error,
     ) {
-        let is_lasting = self.repeats.failed(key, Instant::now());
+        let is_lasting = self.repeats.failed(subject, Instant::now());
         let Some(request) = number.and_then(|number| self.requests.get_mut(&number)) else { return };
         request.stage = Stage::Queued;
         if is_lasting {
@@ -213,9 +213,9 @@ impl FleetClaims {
         }
     }
 
-    /// A call about this key, or the list of the claims, was answered.
-    pub(super) fn succeeded(&mut self, key: &Option<Key>) {
-        self.repeats.succeeded(key);
+    /// A call was answered.
+    pub(super) fn succeeded(&mut self, subject: &CallSubject) {
+        self.repeats.succeeded(subject);
     }
 
     /// When [`FleetClaims::repeat`] is to be called.
@@ -226,10 +226,14 @@ impl FleetClaims {
     /// Decides again about the keys of calls that failed, and asks again for those of runs that replace a
     /// task: another one may hold the key by now.
     pub(super) fn repeat(&mut self, now: Instant) {
-        let (keys, has_failed) = self.repeats.due(now);
-        for key in keys {
-            self.give_up_unless_awaited(&key);
-            self.ask_again(&key);
+        let mut has_failed = false;
+        for (subject, is_failure) in self.repeats.due(now) {
+            has_failed |= is_failure;
+            let Some(key) = &subject.key else { continue };
+            if subject.is_give_up() {
+                self.give_up_unless_awaited(key);
+            }
+            self.ask_again(key);
         }
         if has_failed {
             self.compare();
@@ -387,7 +391,8 @@ impl FleetClaims {
                 if run.cancelled.as_ref() != Some(&holder.task) {
                     self.calls.push_back(ClaimCall::Cancel { key: key.clone() });
                 }
-                self.repeats.soon(key.clone(), Instant::now());
+                let cancel = ClaimCall::Cancel { key: key.clone() };
+                self.repeats.soon(cancel.subject(), Instant::now());
             }
             // Only a ledger that waits for a key may cancel its holder.
             (WhenHeld::Replace, false) => {

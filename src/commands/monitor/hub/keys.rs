@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
 use super::bound_socket::BoundSocket;
-use super::claim_calls::{ClaimAnswer, ClaimCall, FailedCall};
+use super::claim_calls::{CallSubject, ClaimAnswer, ClaimCall, FailedCall};
 use super::claims::DatabaseLink;
 use super::error::HubError;
 use super::node::{HubLink, HubNode};
@@ -21,13 +21,12 @@ use super::server::{RunEvent, RunNumber, SocketServer};
 use crate::error::chain;
 use crate::failpoint;
 use crate::ledger::LedgerError;
-use crate::task::Key;
 
 /// The time between two looks at all claims: an answer may have been lost with its connection.
 const LOOK: Duration = Duration::from_secs(30);
 
-/// What came of a call that was made through a registration, and the key that it is about.
-type Outcome = (Rc<Registration>, Option<Key>, Result<ClaimAnswer, FailedCall>);
+/// What came of a call that was made through a registration, and what that was.
+type Outcome = (Rc<Registration>, CallSubject, Result<ClaimAnswer, FailedCall>);
 
 /// Serves until the hub ends.
 ///
@@ -100,11 +99,11 @@ fn begin_calls(node: &Rc<HubNode>, outcomes: &UnboundedSender<Outcome>) {
             failpoint::reached("hub.releasing");
         }
         let (registration, outcomes) = (Rc::clone(&registration), outcomes.clone());
-        let key = call.key().cloned();
+        let subject = call.subject();
         begin(async move {
             let outcome = call.make(&registration).await;
             // The receiver is gone while the hub ends.
-            let _ = outcomes.send((registration, key, outcome));
+            let _ = outcomes.send((registration, subject, outcome));
         });
     }
 }
@@ -117,13 +116,13 @@ fn begin(future: impl Future<Output = ()> + 'static) {
     }
 }
 
-fn conclude(node: &HubNode, (registration, key, outcome): Outcome) -> Result<(), LedgerError> {
+fn conclude(node: &HubNode, (registration, subject, outcome): Outcome) -> Result<(), LedgerError> {
     // What an earlier connection answered is asked again through this one.
     if !matches!(&*node.link.borrow(), HubLink::Up(now) if Rc::ptr_eq(now, &registration)) {
         return Ok(());
     }
     if outcome.is_ok() {
-        node.claims.borrow_mut().succeeded(&key);
+        node.claims.borrow_mut().succeeded(&subject);
     }
     match outcome {
         Ok(ClaimAnswer::Taken(number, request, answer)) => {
@@ -144,7 +143,7 @@ fn conclude(node: &HubNode, (registration, key, outcome): Outcome) -> Result<(),
         }
         Ok(ClaimAnswer::Asserted(_, None) | ClaimAnswer::Ordered(_, None) | ClaimAnswer::Done) => Ok(()),
         Err(FailedCall { number, error }) => {
-            note_failure(node, number, key, &error);
+            note_failure(node, number, subject, &error);
             Ok(())
         }
     }
@@ -153,12 +152,12 @@ fn conclude(node: &HubNode, (registration, key, outcome): Outcome) -> Result<(),
 /// An error of the epoch ends the registration, and all is asked again after the next one. One that passes may
 /// be of the connection, which a renewal finds out, or of the call alone, which is made again. Any other is
 /// the run's.
-fn note_failure(node: &HubNode, number: Option<RunNumber>, key: Option<Key>, error: &HubError) {
+fn note_failure(node: &HubNode, number: Option<RunNumber>, subject: CallSubject, error: &HubError) {
     match error {
         e if e.is_over_epoch() => node.registration_over.notify_one(),
         HubError::Fleet(e) if e.is_away() => {
             debug!("the claims of this ledger in the fleet: {}", chain(e));
-            node.claims.borrow_mut().failed(number, key, e);
+            node.claims.borrow_mut().failed(number, subject, e);
             node.renew_now.notify_one();
         }
         e => match number {
