@@ -58,8 +58,11 @@ pub fn codes_of(command: &str) -> Vec<(&'static str, &'static str)> {
         | "bookend units"
         | "bookend fleet"
         | "bookend fleet init"
+        | "bookend fleet join"
         | "bookend monitor" => None,
-        "bookend fleet declare-lost" => Some("The fleet has no such host, or the ledger is in no fleet."),
+        "bookend fleet declare-lost" => {
+            Some("The fleet has no such host, you did not say yes, or the ledger is in no fleet.")
+        }
         _ if command.starts_with("bookend fleet ") => Some("The ledger is in no fleet."),
         _ => Some("Nothing matched, or the ledger does not exist."),
     };
@@ -72,7 +75,10 @@ pub fn codes_of(command: &str) -> Vec<(&'static str, &'static str)> {
     };
     let timeout = (command == "bookend wait").then_some(("124", "--timeout has passed."));
     let usage = ("2", "The command line is wrong.");
-    let failed = ("125", "bookend failed, for example at the ledger.");
+    let failed = match command.starts_with("bookend fleet") {
+        true => ("125", "bookend failed, for example at the ledger or at PostgreSQL."),
+        false => ("125", "bookend failed, for example at the ledger."),
+    };
     let rest = [Some(usage), busy, timeout, Some(failed)].into_iter().flatten();
     [("0", "Success.")].into_iter().chain(nothing).chain(rest).collect()
 }
@@ -82,11 +88,11 @@ const RUN: [(&str, &str); 11] = [
     ("1", "With --strict: the agent exited with 0, and its task did not end as success."),
     ("2", "The command line is wrong."),
     ("74", "The agent's output could not be written to stdout."),
-    ("75", "The key is held by a running task; nothing was executed."),
+    ("75", "The key is held by a running task, here or on another host of the fleet; nothing was executed."),
     ("77", "The budget of the key is spent; nothing was executed."),
     ("78", "Resuming that session is unsafe; nothing was executed."),
     ("124", "--timeout or --idle-timeout ended the agent."),
-    ("125", "bookend failed before the agent ran."),
+    ("125", "bookend failed before the agent ran; in a fleet also: the key cannot be claimed there."),
     ("126", "The agent's program is not executable."),
     ("127", "The agent's program was not found."),
 ];

@@ -219,7 +219,7 @@ fn replace_gives_the_holder_its_time_to_end() {
     let asked = hub.asked();
     assert_eq!(asked.request["if_held"], "replace");
     let _asked = asked.answer(&held());
-    let parts = ["cancelling task t-far on host build-7", "is held by", "300ms after it was cancelled"];
+    let parts = ["cancelling task t-far on host build-7", "is held by", "300ms after the order to cancel it"];
     refused(&world, run.wait(), 75, &parts);
 
     let run = keyed(&world, &["--replace"]).start();

@@ -119,7 +119,10 @@ fn every_status_and_reason_is_listed() {
     let ended =
         code.split("fn from_words").nth(1).and_then(|t| t.split("\n    }\n").next()).expect("the words");
     let words: Names = ended.split('"').skip(1).step_by(2).map(str::to_owned).collect();
-    assert_eq!(reasons, &words | &set(["backgrounded", "--require-skill"]));
+    let fleet = set(["host_lost", "unknown_to_ledger"]);
+    let schema = read("src/fleet/schema/001.sql");
+    assert!(fleet.iter().all(|reason| schema.contains(&format!("'{reason}', "))), "{fleet:?}");
+    assert_eq!(reasons, &(&words | &fleet) | &set(["backgrounded", "--require-skill"]));
 }
 
 #[test]

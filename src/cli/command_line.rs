@@ -41,8 +41,8 @@ pub(super) struct Common {
     /// Ledger, an SQLite file
     ///
     /// By default $BOOKEND_LEDGER, else $STATE_DIRECTORY/bookend.db, else $XDG_STATE_HOME/bookend/bookend.db
-    /// (~/.local/state). list, show, stats, timeline and audit also read the database of a fleet: a URL such
-    /// as postgres://reader@db.example.org/bookend.
+    /// (~/.local/state). Commands that show tasks, wait, cancel and fleet also take the database of a fleet:
+    /// a URL such as postgres://reader@db.example.org/bookend.
     #[arg(
         long,
         global = true,
@@ -136,7 +136,7 @@ pub(super) enum Command {
     /// `bookend stop` is the same command.
     ///
     /// In a fleet, an id or a key may be that of a task on another host, whose monitor cancels it. That needs
-    /// the rights of an operator. If that host does not answer, the order stands until it is back.
+    /// the role bookend_operator. If that host does not answer, the order stands until it is back.
     #[command(visible_alias = "stop")]
     Cancel(CancelArgs),
     /// Delete tasks past their retention period
@@ -185,8 +185,11 @@ pub(super) enum Command {
     ///
     /// It runs until it receives SIGTERM, SIGHUP, SIGINT or SIGQUIT, which stop no task. At its start, and
     /// whenever a supervisor dies, it does what `recover` does: it ends the processes of the task, marks it
-    /// as interrupted, invalidates its session, runs its hook and reports it. Nothing depends on it: the next
-    /// recovery settles what it missed. One monitor runs for each ledger; a second one exits with 75.
+    /// as interrupted, invalidates its session, runs its hook and reports it. The next recovery settles
+    /// what it missed. One monitor runs for each ledger; a second one exits with 75.
+    ///
+    /// In a ledger that has joined a fleet, it also connects to PostgreSQL: it claims the keys of runs, which
+    /// do not start without it, publishes the tasks, and carries out cancel orders of other hosts.
     Monitor(MonitorArgs),
     /// Run --on-finish commands that failed or were interrupted
     ///

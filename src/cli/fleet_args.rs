@@ -15,8 +15,8 @@ pub enum FleetCommand {
     /// Create a fleet in a PostgreSQL database
     ///
     /// It creates the schema `bookend`, or brings it up to date, and a role for each --host. It prints a line
-    /// for the password file of each host, and how the host joins. The role in the URL must be allowed to
-    /// create schemas and roles.
+    /// for the password file of each host, and how the host joins. The role in the URL needs the right to
+    /// create a schema in the database, and CREATEROLE unless the roles exist.
     Init {
         /// Database, as postgres://USER@HOST/DATABASE
         ///
@@ -54,14 +54,17 @@ pub enum FleetCommand {
     ///
     /// Its tasks stay in the database.
     Leave {
-        /// Also if tasks run, are not published, or PostgreSQL is away
+        /// Leave even if tasks run or PostgreSQL is not reachable
+        ///
+        /// What is not published by then never is. The keys of running tasks stay held until an operator
+        /// declares this host lost.
         #[arg(long)]
         force: bool,
     },
     /// Show the hosts of the fleet
     ///
-    /// A host is unreachable if its monitor has not renewed its lease three times. Its tasks may run all the
-    /// same, and its keys stay busy.
+    /// A host is unreachable if its monitor has missed three renewals of its lease, which takes 15 seconds.
+    /// Its tasks may still run, and its keys stay held.
     Status {
         /// Print one JSON object: {"fleet", "own", "nodes": [...]}
         #[arg(long)]
@@ -69,7 +72,7 @@ pub enum FleetCommand {
     },
     /// Delete ended tasks of all hosts from the database
     ///
-    /// The ledgers of the hosts keep theirs.
+    /// The ledgers of the hosts keep theirs. It needs the role bookend_operator.
     Prune {
         /// Delete the tasks that ended longer ago than this
         #[arg(long, value_name = "DURATION", value_parser = duration)]
@@ -85,7 +88,8 @@ pub enum FleetCommand {
     ///
     /// Its running tasks become `interrupted` with the reason host_lost, their sessions are invalidated, and
     /// its keys are free. bookend never does this by itself, since it cannot tell a machine that is off from
-    /// one that is not reachable.
+    /// one that is not reachable. It needs the role bookend_operator. On a terminal it asks, unless --yes is
+    /// given.
     DeclareLost {
         /// Name of the host, or id of its node
         #[arg(value_name = "HOST")]

@@ -41,9 +41,9 @@ fn page(command: &Command, name: &str) -> String {
     synopsis(&mut head, command, name);
     let mut foot = Roff::default();
     commands(&mut foot, command, name);
-    environment(&mut foot, command);
+    environment(&mut foot, command, name);
     exit_status(&mut foot, name);
-    files(&mut foot);
+    files(&mut foot, name);
     shown_examples(&mut foot, name);
     see_also(&mut foot, command, name);
     let written = man
@@ -151,14 +151,27 @@ const VARIABLES: [(&str, &str); 7] = [
     ("BOOKEND_LOG", "Filter of the messages: a level, such as debug, or target=level pairs."),
 ];
 
-fn environment(roff: &mut Roff, command: &Command) {
+/// Variables that say where the password of a fleet's database is.
+const FLEET_VARIABLES: [(&str, &str); 3] = [
+    ("PGPASSFILE", "In a fleet: the password file; default ~/.pgpass. PGPASSWORD is ignored."),
+    ("PGSERVICEFILE", "In a fleet: the service file; default ~/.pg_service.conf."),
+    ("CREDENTIALS_DIRECTORY", "Set by systemd: bookend-pgpass in it is a password file too."),
+];
+
+fn environment(roff: &mut Roff, command: &Command, name: &str) {
     roff.control("SH", ["ENVIRONMENT"]);
     for (option, variable) in
         command.get_arguments().filter_map(|arg| Some((arg.get_long()?, arg.get_env()?)))
     {
         item(roff, &variable.to_string_lossy(), &format!("The value of --{option}."));
     }
-    VARIABLES.iter().for_each(|(variable, text)| item(roff, variable, text));
+    let fleet = FLEET_VARIABLES.iter().filter(|_| connects(name));
+    VARIABLES.iter().chain(fleet).for_each(|(variable, text)| item(roff, variable, text));
+}
+
+/// Whether this is a command of which connecting to the database of a fleet is the purpose.
+fn connects(name: &str) -> bool {
+    name == "bookend monitor" || name.starts_with("bookend fleet")
 }
 
 fn exit_status(roff: &mut Roff, name: &str) {
@@ -168,16 +181,22 @@ fn exit_status(roff: &mut Roff, name: &str) {
     }
 }
 
-fn files(roff: &mut Roff) {
+fn files(roff: &mut Roff, name: &str) {
     roff.control("SH", ["FILES"]);
-    for (file, text) in [
+    let fleet = [
+        (
+            "bookend.db.d/fleet.sock",
+            "Beside a ledger of a fleet: the socket at which runs ask the monitor for keys.",
+        ),
+        ("~/.pgpass", "Passwords of PostgreSQL, for a fleet; mode 0600."),
+    ];
+    let own = [
         ("~/.local/state/bookend/bookend.db", "The default ledger, an SQLite database."),
         ("/var/lib/bookend/bookend.db", "The ledger of the system units, which --system names."),
         ("bookend.db.d/live", "Beside the ledger: a byte of it is locked for each running task."),
         ("bookend.db.d/spool/", "Beside the ledger: ends that the ledger could not take yet."),
-    ] {
-        item(roff, file, text);
-    }
+    ];
+    own.iter().chain(fleet.iter().filter(|_| connects(name))).for_each(|(file, text)| item(roff, file, text));
 }
 
 /// Not filled: each example is one line.

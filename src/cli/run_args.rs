@@ -144,7 +144,8 @@ pub(super) struct RunArgs {
     grace: Duration,
     /// Wait for the task that holds the key
     ///
-    /// Without it, and without --replace, bookend exits with 75 if a live task holds the key.
+    /// Without it, and without --replace, bookend exits with 75 if a live task holds the key. In a fleet it
+    /// also waits for tasks of other hosts, for the monitor, and for PostgreSQL.
     #[arg(
         long,
         env = "BOOKEND_WAIT",

@@ -170,7 +170,12 @@ fn select(source: &TaskSource, which: &WaitTarget) -> Result<Vec<FleetTask>, Err
 /// The running task of a key; otherwise the last one that ended.
 fn of_key(source: &TaskSource, key: &Key) -> Result<FleetTask, Error> {
     let newest = TaskFilter { key: Some(key.clone()), limit: Some(1), ..TaskFilter::default() };
-    source.tasks(&newest)?.pop().ok_or_else(|| {
+    let found = source.tasks(&newest)?.pop();
+    // Another host may run a later task with this key.
+    if let Some(e) = source.not_asked(&format!("no task runs with the key {key}")) {
+        return Err(e);
+    }
+    found.ok_or_else(|| {
         let message = format!("no task has the key {key} {}", source.whole_name());
         Error::new(Kind::Nothing, message)
             .hint(format!("run `{}` to see the keys", view::suggestion(source.option(), "list")))

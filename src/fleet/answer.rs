@@ -1,4 +1,4 @@
-//! What a call of a function in the database answers, as the value that the caller expects.
+//! Reads the result of a function in the database as the type that the caller expects.
 
 use std::error::Error as StdError;
 

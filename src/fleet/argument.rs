@@ -1,4 +1,4 @@
-//! What a call of a function in the database takes.
+//! The parameters of a statement, each with its type in PostgreSQL.
 
 use serde_json::Value;
 use tokio_postgres::types::{ToSql, Type};

@@ -64,7 +64,7 @@ mod thread {
         /// Starts the thread that listens, in which all signals are blocked. It ends after this is dropped.
         ///
         /// # Errors
-        /// When the URL is none, or the kernel has no room for a thread or a pipe.
+        /// When the text is not the URL of a database, or the kernel has no room for a thread or a pipe.
         pub fn of(url: &str) -> io::Result<FleetChanges> {
             let url = DatabaseUrl::parse(url).map_err(io::Error::other)?;
             let (changes, report) = io::pipe()?;
@@ -95,7 +95,7 @@ mod thread {
                         break;
                     }
                 }
-                // It does not answer any more, and who reads finds that out now.
+                // The reader asks now, and finds that the database does not answer.
                 report.write_all(b"c")?;
             }
             sleep(LOOK).await;

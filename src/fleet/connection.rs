@@ -1,4 +1,4 @@
-//! One connection to the fleet's database, with a deadline for everything that it is asked.
+//! One connection to the fleet's database. Connecting and each statement have a deadline.
 
 use std::error::Error as _;
 use std::future::{Future, poll_fn};
@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
@@ -19,6 +20,7 @@ use super::password::PasswordLookup;
 use super::target::DatabaseTarget;
 use super::tls;
 use super::url::{DatabaseHost, DatabaseUrl, Encryption, UrlError};
+use crate::sys::{self, SignalSet};
 
 /// How to connect.
 #[derive(Debug, Clone, Copy)]
@@ -45,12 +47,10 @@ pub struct FleetConnection {
     user: String,
     database: String,
     call_timeout: Duration,
-    #[allow(dead_code, reason = "for the orders and the keys of the fleet, which are being built")]
     notifications: UnboundedReceiver<FleetNotification>,
 }
 
 /// The notifications of a connection, which must outlive them.
-#[allow(dead_code, reason = "for the orders and the keys of the fleet, which are being built")]
 pub struct FleetNotifications(UnboundedReceiver<FleetNotification>);
 
 /// What NOTIFY sent.
@@ -69,7 +69,7 @@ impl FleetConnection {
         let mut connected = Err(FleetError::from(UrlError::NoHost));
         for host in &target.hosts {
             let silent = |_| FleetError::Silent { server: host.to_string(), within };
-            let connecting = connect_to(host, &target, options.call_timeout);
+            let connecting = connect_to(host, &target, options);
             connected = timeout(within, connecting).await.map_err(silent).flatten();
             if !connected.as_ref().is_err_and(FleetError::is_away) {
                 break;
@@ -110,16 +110,9 @@ impl FleetConnection {
     }
 
     /// The notifications from now on. They belong to the first caller.
-    #[allow(dead_code, reason = "for the orders and the keys of the fleet, which are being built")]
     pub fn notifications(&mut self) -> FleetNotifications {
         let (_, none) = unbounded_channel();
         FleetNotifications(std::mem::replace(&mut self.notifications, none))
-    }
-
-    /// Whether the server or the network has ended it.
-    #[allow(dead_code, reason = "for the orders and the keys of the fleet, which are being built")]
-    pub fn is_closed(&self) -> bool {
-        self.client.is_closed()
     }
 
     /// The server, for messages.
@@ -127,12 +120,12 @@ impl FleetConnection {
         &self.server
     }
 
-    /// As whom it connected. A pooler may have made another user of it.
+    /// The user that connected. A pooler may log in to PostgreSQL as another one.
     pub fn user(&self) -> &str {
         &self.user
     }
 
-    /// As whom PostgreSQL sees it.
+    /// The user that is logged in to PostgreSQL.
     pub async fn session_user(&self) -> Result<String, FleetError> {
         self.call("SELECT session_user::text", &[]).await
     }
@@ -161,7 +154,6 @@ impl FleetConnection {
     }
 }
 
-#[allow(dead_code, reason = "for the orders and the keys of the fleet, which are being built")]
 impl FleetNotifications {
     /// Waits for the next one. `None`: the connection has ended.
     pub async fn next(&mut self) -> Option<FleetNotification> {
@@ -169,15 +161,27 @@ impl FleetNotifications {
     }
 }
 
+/// A runtime for this thread. The threads in which it looks up names do not receive the signals that this one
+/// has blocked, now or later. End it with `shutdown_background`, which does not wait for a name server.
+pub(super) fn runtime() -> io::Result<Runtime> {
+    let block_signals = || {
+        sys::set_mask(SignalSet::ALL);
+    };
+    Builder::new_current_thread().enable_all().on_thread_start(block_signals).build()
+}
+
 /// Runs a future of a short command on this thread.
 pub fn block_on<T>(future: impl Future<Output = T>) -> io::Result<T> {
-    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future))
+    let runtime = runtime()?;
+    let done = runtime.block_on(future);
+    runtime.shutdown_background();
+    Ok(done)
 }
 
 async fn connect_to(
     host: &DatabaseHost,
     target: &DatabaseTarget,
-    call_timeout: Duration,
+    options: ConnectOptions,
 ) -> Result<FleetConnection, FleetError> {
     let server = host.to_string();
     let encryption = target.encryption(host);
@@ -190,6 +194,8 @@ async fn connect_to(
         PasswordLookup::None(missing) => Some(missing),
     };
     let (notify, notifications) = unbounded_channel();
+    // Without a reader they would pile up.
+    let notify = (!options.listen.is_empty()).then_some(notify);
     let started = match tls::connector(encryption, target.root_certificate.as_ref())? {
         Some(tls) => config.connect(tls).await.map(|connected| started(connected, notify)),
         None => config.connect(NoTls).await.map(|connected| started(connected, notify)),
@@ -204,7 +210,7 @@ async fn connect_to(
         server,
         user: target.user.clone(),
         database: target.database.clone(),
-        call_timeout,
+        call_timeout: options.call_timeout,
         notifications,
     })
 }
@@ -232,7 +238,7 @@ fn configuration(host: &DatabaseHost, target: &DatabaseTarget, encryption: Encry
 /// Lets the connection read and write in the background, until the client is dropped.
 fn started<S, T>(
     (client, mut connection): (Client, Connection<S, T>),
-    notify: UnboundedSender<FleetNotification>,
+    notify: Option<UnboundedSender<FleetNotification>>,
 ) -> Client
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -240,9 +246,9 @@ where
 {
     tokio::spawn(async move {
         while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
-            if let AsyncMessage::Notification(n) = message {
+            if let (AsyncMessage::Notification(n), Some(notify)) = (message, &notify) {
                 let (channel, payload) = (n.channel().to_owned(), n.payload().to_owned());
-                // Nobody may read them.
+                // The reader may be gone.
                 let _ = notify.send(FleetNotification { channel, payload });
             }
         }

@@ -39,8 +39,8 @@ pub enum FleetError {
     /// This role may not do it, or the database has no fleet.
     #[error("PostgreSQL at {server} refused the request")]
     Denied { server: String, source: Box<DbError> },
-    /// BK001: this node was declared lost.
-    #[error("this node was declared lost")]
+    /// BK001: this node was declared lost, has left, or has registered again.
+    #[error("this registration of the node is over")]
     Fenced { source: Box<DbError> },
     /// BK002: the node belongs to another role.
     #[error("this node belongs to another role")]
@@ -68,6 +68,11 @@ impl FleetError {
         matches!(self, FleetError::Away { .. } | FleetError::Silent { .. })
     }
 
+    /// Whether PostgreSQL answers, and this one statement can be repeated.
+    pub fn is_of_call(&self) -> bool {
+        matches!(self, FleetError::Away { source, .. } if source.is::<DbError>())
+    }
+
     /// What the user can do.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
@@ -80,7 +85,7 @@ impl FleetError {
                  ?sslrootcert=/PATH/ca.pem to the URL"
             }
             FleetError::Restored { .. } => {
-                "stop its monitor, then join it as a new node: `fleet join` with --new-node"
+                "stop its monitor, run `bookend fleet join --new-node URL`, and start the monitor again"
             }
             FleetError::Schema { found } if *found < SCHEMA_VERSION => {
                 "bring it up to date with `bookend fleet init URL`, as the role that created it"

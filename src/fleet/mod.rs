@@ -1,4 +1,4 @@
-//! The fleet: many hosts whose tasks and keys meet in one PostgreSQL database. The client of that database.
+//! The client of a fleet's database: a PostgreSQL database with the tasks and the keys of many hosts.
 
 #[cfg(feature = "fleet")]
 mod answer;

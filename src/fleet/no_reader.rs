@@ -1,11 +1,12 @@
-//! The reader of a build without the client of PostgreSQL: instead of connecting, the other program does.
+//! Takes the place of the reader in a build without the client of PostgreSQL: instead of connecting, this
+//! process continues as the other program.
 
 use super::other_program::continue_there;
 use super::rows::{FleetAudit, FleetHistory, FleetPage, FleetPlace, OrderAnswer};
 use crate::error::Error;
 use crate::task::{FleetTask, GroupBy, Key, Task, TaskFilter, TaskId, TaskStats};
 
-/// As the reader of other builds; there is none.
+/// The type of the reader. It has no value: connecting never succeeds.
 #[derive(Debug)]
 pub enum AbsentReader {}
 

@@ -1,4 +1,4 @@
-//! The nodes of a fleet, as everyone who may read it sees them.
+//! Reads the nodes of a fleet and their states.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -23,6 +23,11 @@ pub struct FleetNode {
     pub waiting: i64,
     pub epoch: i64,
     pub seq: i64,
+    #[serde(skip_serializing)]
+    pub boot_id: Option<String>,
+    /// Device and inode of the ledger.
+    #[serde(skip_serializing)]
+    pub ledger_file: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +61,8 @@ const SELECT_NODES: &str = "
     SELECT jsonb_build_object(
         'id', id, 'host', host, 'role', role, 'version', version, 'state', state,
         'since', bookend.shown(coalesce(left_at, lost_at, stopped_at, unreachable_since)),
-        'running', running, 'claims', claims, 'waiting', waiting, 'epoch', epoch, 'seq', seq)
+        'running', running, 'claims', claims, 'waiting', waiting, 'epoch', epoch, 'seq', seq,
+        'boot_id', boot_id, 'ledger_file', ledger_file)
     FROM bookend.node_state ORDER BY host, registered_at, id";
 
 impl FleetConnection {

@@ -1,4 +1,4 @@
-//! The other build of bookend, which has the client of PostgreSQL: this process continues as that program.
+//! Continues this process as the other build of bookend, which has the client of PostgreSQL.
 
 use std::env;
 use std::ffi::{CString, OsString};
@@ -36,7 +36,7 @@ fn execute() -> io::Result<()> {
     }
     let directory = own.parent().unwrap_or(Path::new("/"));
     let args: Vec<CString> = env::args_os().filter_map(c_string).collect();
-    // Not what is left of it: a monitor has removed the variables of systemd.
+    // As it was at the start: a monitor has removed the variables of systemd from its own.
     let environment = fs::read("/proc/self/environ")?;
     let entries = environment.split(|byte| *byte == 0).filter(|entry| !entry.is_empty());
     let entries: Vec<CString> = entries.filter_map(|entry| CString::new(entry).ok()).collect();

@@ -23,7 +23,7 @@ pub enum PasswordError {
     Missing { files: Vec<PathBuf>, wanted: String, is_in_variable: bool },
 }
 
-/// A password that is shown to nobody, or why there is none.
+/// A password, or why there is none. It has no `Debug`: no message shows it.
 pub(super) enum PasswordLookup {
     Password(Vec<u8>),
     /// It matters only if the server asks for one.

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Runtime;
 
 use super::argument::CallArgument;
-use super::connection::{ConnectOptions, FleetConnection};
+use super::connection::{self, ConnectOptions, FleetConnection};
 use super::error::FleetError;
 use super::queries;
 use super::rows::{self, FleetAudit, FleetHistory, FleetPage, FleetPlace, OrderAnswer};
@@ -43,9 +43,14 @@ impl FleetReader {
 
     fn connect_with(url: &str, options: ConnectOptions) -> Result<FleetReader, Error> {
         let url = DatabaseUrl::parse(url).map_err(FleetError::from)?;
-        let runtime = Builder::new_current_thread().enable_all().build().map_err(FleetError::from)?;
-        let connection = runtime.block_on(FleetConnection::connect(&url, options))?;
-        Ok(FleetReader { connection, runtime })
+        let runtime = connection::runtime().map_err(FleetError::from)?;
+        match runtime.block_on(FleetConnection::connect(&url, options)) {
+            Ok(connection) => Ok(FleetReader { connection, runtime }),
+            Err(e) => {
+                runtime.shutdown_background();
+                Err(e.into())
+            }
+        }
     }
 
     /// A page of the running or of the ended tasks, newest first.

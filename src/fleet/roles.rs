@@ -1,4 +1,4 @@
-//! The roles of a fleet's hosts in PostgreSQL: one for each host, with a password that only its host gets.
+//! Creates a role in PostgreSQL for each host of a fleet, with a password of its own.
 
 use postgres_protocol::password::scram_sha_256;
 use uuid::Uuid;
@@ -16,6 +16,7 @@ pub struct HostRole {
 }
 
 const EXISTS: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)";
+const IS_HOST: &str = "SELECT pg_catalog.pg_has_role($1, 'bookend_host', 'MEMBER')";
 
 /// The name of a host's role. `None`: it cannot be part of one, or of a line of a password file.
 pub fn host_role(host: &str) -> Option<String> {
@@ -28,6 +29,10 @@ impl FleetConnection {
     /// Creates the role of a host, or makes one that exists a member of the group.
     pub async fn make_host_role(&self, name: String) -> Result<HostRole, FleetError> {
         if self.call(EXISTS, &[name.as_str().into()]).await? {
+            // Only an administrator of the group may repeat the grant.
+            if self.call(IS_HOST, &[name.as_str().into()]).await? {
+                return Ok(HostRole { name, password: None });
+            }
             self.execute(&format!("GRANT bookend_host TO \"{name}\"")).await?;
             return Ok(HostRole { name, password: None });
         }

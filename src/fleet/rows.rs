@@ -1,6 +1,6 @@
-//! What is read from the fleet's database, as tasks and figures.
+//! Turns what is read from the fleet's database into tasks and figures.
 //!
-//! Any host of the fleet may have written a value. None of them makes a list unreadable.
+//! Any host of the fleet may have written a value: one that no ledger holds hides neither its row nor others.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};

@@ -91,7 +91,7 @@ pub struct KeyHolder {
     pub task: TaskId,
     pub host: String,
     pub since: Time,
-    /// Since when nothing is heard of its host; `None`: the host is reachable.
+    /// Since when its host is unreachable; `None`: it is reachable.
     #[serde(default)]
     pub unreachable_since: Option<Time>,
 }
@@ -173,7 +173,7 @@ impl HubConnection {
         }
     }
 
-    /// Whether the monitor has not closed it.
+    /// Whether the monitor still has it open.
     pub fn is_open(&self) -> bool {
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
         match recv(self.stream.as_raw_fd(), &mut [0], flags) {

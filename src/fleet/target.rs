@@ -1,4 +1,5 @@
-//! Where and as whom to connect: the URL, completed by its service and by what libpq would assume.
+//! The servers, the user and the database of a connection: the URL, completed by its service and the defaults
+//! of libpq.
 
 use std::path::PathBuf;
 
@@ -10,7 +11,7 @@ use super::private_files::PrivateFiles;
 use super::service::{self, DatabaseService};
 use super::url::{DatabaseHost, DatabaseUrl, Encryption, UrlError};
 
-/// A database, with nothing left to be assumed.
+/// A database, with every default filled in.
 pub(super) struct DatabaseTarget {
     pub hosts: Vec<DatabaseHost>,
     pub user: String,
@@ -46,14 +47,15 @@ impl DatabaseTarget {
             password: service.password,
             files,
         };
-        // libpq would check the certificate then. Not to check it would be weaker than what is written.
+        // libpq would check the certificate then.
         if target.root_certificate.is_some() && target.encryption == Some(Encryption::Require) {
             return Err(UrlError::UnusedCertificate.into());
         }
         Ok(target)
     }
 
-    /// What is sent over TCP is encrypted and goes to the server that is named, unless weaker is written.
+    /// Over TCP, the connection is encrypted and the server's certificate is checked, unless a weaker
+    /// `sslmode` is written.
     pub fn encryption(&self, host: &DatabaseHost) -> Encryption {
         match host.is_socket() {
             true => Encryption::Disable,

@@ -18,6 +18,8 @@ use super::url::Encryption;
 pub enum TlsError {
     #[error("reading the certificates in {}", .0.display())]
     RootCertificate(PathBuf, #[source] pem::Error),
+    #[error("{} holds a certificate that cannot be used", .0.display())]
+    UnusableCertificate(PathBuf, #[source] rustls::Error),
     #[error("{} holds no usable certificate", .0.display())]
     NoCertificate(PathBuf),
     #[error("this system has no certificates to check a server with")]
@@ -63,7 +65,8 @@ fn roots_of(file: &PathBuf) -> Result<RootCertStore, TlsError> {
     let failed = |e| TlsError::RootCertificate(file.clone(), e);
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(file).map_err(failed)? {
-        roots.add(certificate.map_err(failed)?)?;
+        let added = roots.add(certificate.map_err(failed)?);
+        added.map_err(|e| TlsError::UnusableCertificate(file.clone(), e))?;
     }
     if roots.is_empty() { Err(TlsError::NoCertificate(file.clone())) } else { Ok(roots) }
 }
@@ -75,7 +78,7 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
     if roots.is_empty() { Err(TlsError::NoSystemCertificates(found.errors.pop())) } else { Ok(roots) }
 }
 
-/// `sslmode=require`: whoever answers is taken for the server, as with libpq.
+/// Accepts any certificate, as libpq does with `sslmode=require`.
 #[derive(Debug)]
 struct AnyServer(WebPkiSupportedAlgorithms);
 

@@ -14,7 +14,7 @@ pub struct DatabaseUrl {
     pub(super) service: Option<String>,
 }
 
-/// What a URL or a service says about a database. What is missing, the other or the default says.
+/// What a URL or a service says about a database. The URL comes first, then its service, then the defaults.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct DatabaseAddress {
     pub hosts: Vec<DatabaseHost>,
@@ -35,7 +35,7 @@ pub(super) struct DatabaseHost {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Encryption {
     Disable,
-    /// Encrypted, to whomever answers.
+    /// Encrypted, to a server whose certificate is not checked.
     Require,
     /// Encrypted, to a server whose certificate is valid for its host name.
     VerifyFull,
@@ -184,7 +184,7 @@ impl UrlError {
             UrlError::Escape => "write % as %25",
             UrlError::Option(_) => "possible are host, port, dbname, user, service, sslmode and sslrootcert",
             UrlError::Encryption(_) => {
-                "write verify-full, which is the default, or require, which does not check who answers, \
+                "write verify-full, which is the default, or require, which does not check the certificate, \
                  or disable"
             }
             UrlError::RootCertificate(_) => "write the path from the root, or system",

@@ -204,7 +204,9 @@ impl LedgerError {
         Some(match self {
             LedgerError::NoHome { .. } => "name the file with --ledger FILE or BOOKEND_LEDGER".to_owned(),
             LedgerError::NotAFile { .. } => {
-                "list, show, stats, timeline, audit and fleet read a database with --ledger URL".to_owned()
+                "only list, ps, show, stats, timeline, audit, wait, cancel, and fleet with status, prune and \
+                 declare-lost take the URL of a database"
+                    .to_owned()
             }
             LedgerError::IsDirectory { path } => {
                 format!("name a file in it, such as --ledger {}", quoted_path(&path.join("bookend.db")))

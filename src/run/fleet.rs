@@ -34,7 +34,7 @@ pub(super) struct FleetKey<'a> {
     /// The monitor keeps the key for this ledger until it ends.
     granted: Option<HubConnection>,
     stale_session: Option<StaleLink>,
-    /// What the user was told last.
+    /// The last message about what the run waits for.
     reported: String,
 }
 
@@ -288,17 +288,22 @@ impl FleetKey<'_> {
 
     fn busy(&self, holder: &KeyHolder) -> Error {
         let replaces = self.context.options.when_busy == WhenBusy::Replace;
-        let still =
-            if replaces { format!(", {} after it was cancelled", self.timeout()) } else { String::new() };
+        let still = if replaces {
+            format!(", {} after the order to cancel it", self.timeout())
+        } else {
+            String::new()
+        };
         let message = format!("the key {} is held by {}{still}", self.key(), name(holder));
+        let declare = format!("fleet declare-lost {}", view::operand(&holder.host));
+        let declare = view::suggestion(self.context.location.option(), &declare);
+        let if_off = format!("if that is switched off for good: `{declare}`");
         let hint = match (holder.unreachable_since, replaces) {
-            (Some(_), _) => format!(
-                "the key is free once its machine is back, or after `{}` if that is switched off",
-                view::suggestion(
-                    self.context.location.option(),
-                    &format!("fleet declare-lost {}", view::quoted(&holder.host))
-                )
-            ),
+            (Some(_), true) => {
+                format!("the order stands: its host cancels it when it is back; {if_off}")
+            }
+            (Some(_), false) => {
+                format!("the key is free when its host is back and the task has ended; {if_off}")
+            }
             (None, true) => "--wait waits for its end".to_owned(),
             (None, false) => "--wait waits for it, --replace cancels it and runs".to_owned(),
         };

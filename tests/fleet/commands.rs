@@ -1,12 +1,13 @@
 //! `bookend fleet`: init, join, leave, status, prune and declare-lost, and what `doctor` says.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{End, Monitor, Output, World, eventually};
+use crate::harness::{End, Monitor, Output, World, document, eventually};
 use crate::postgres::{Postgres, SUPERUSER};
 
 /// A fleet with the roles of two hosts, made by `fleet init`. Their passwords are in `home/.pgpass`.
@@ -94,6 +95,83 @@ fn a_second_init_changes_nothing_and_adds_what_is_new() {
 }
 
 #[test]
+fn every_field_of_the_json_documents_of_the_fleet_is_listed() {
+    let world = World::new();
+    let test = "every_field_of_the_json_documents_of_the_fleet_is_listed";
+    let Some(fleet) = FleetOfTwo::new(test, &world) else { return };
+    see(&world, &["fleet", "join", &fleet.url("a")]).ended(End::Code(0));
+    let monitor = Monitor::start(&world, &[]);
+    fleet.until(&world, "reachable");
+    let printed = |words: &[&str]| -> Value {
+        let output = see(&world, &[&["fleet"], words, &["--json"]].concat()).ended(End::Code(0));
+        serde_json::from_str(&output.stdout).expect("JSON")
+    };
+    let status = printed(&["status"]);
+    monitor.stop();
+    let (operator, host) = (fleet.operator(), status["nodes"][0]["id"].as_str().expect("an id").to_owned());
+    let lost = printed(&["declare-lost", &host, "--yes", "--ledger", &operator]);
+    let pruned = printed(&["prune", "--older-than", "1d", "--ledger", &operator]);
+    let page = document("contrib/doc/reference.md");
+    for (command, printed) in [("status", status), ("declare-lost", lost), ("prune", pruned)] {
+        let section = page.split(&format!("### `bookend fleet {command} --json`\n")).nth(1).expect(command);
+        let rows = section.split("\n#").next().expect("its text").lines();
+        let listed: BTreeSet<&str> =
+            rows.filter_map(|row| row.strip_prefix("| `")?.split('`').next()).collect();
+        let mut fields = BTreeSet::new();
+        for (name, value) in printed.as_object().expect("an object") {
+            let (below, prefix) = match value {
+                Value::Array(items) => (items.first(), format!("{name}[].")),
+                value => (Some(value), format!("{name}.")),
+            };
+            let below = below.and_then(Value::as_object).into_iter().flat_map(|object| object.keys());
+            fields.extend(below.map(|field| format!("{prefix}{field}")).chain([name.clone()]));
+        }
+        assert_eq!(listed, fields.iter().map(String::as_str).collect(), "{command}");
+    }
+}
+
+#[test]
+fn a_role_without_createrole_creates_the_fleet_with_the_roles_of_an_administrator() {
+    let test = "a_role_without_createrole_creates_the_fleet_with_the_roles_of_an_administrator";
+    let world = World::new();
+    let Some(postgres) = Postgres::start(test) else { return };
+    postgres.role("plain", &[]);
+    let passwords = || fs::copy(postgres.password_file(), world.path("home/.pgpass")).expect("passwords");
+    passwords();
+    postgres.psql("GRANT CREATE ON DATABASE postgres TO plain");
+    let plain = postgres.database_url("plain");
+    let init = |host: &str| see(&world, &["fleet", "init", &plain, "--host", host]);
+    hint(&init("a").ended(End::Code(125)), &["permission denied to create role", "bookend_operator"]);
+    for role in ["bookend_host", "bookend_operator", "bookend_read"] {
+        postgres.psql(&format!("CREATE ROLE {role}"));
+    }
+    postgres.role("bookend_a", &["bookend_host"]);
+    passwords();
+    hint(&init("a").ended(End::Code(0)), &["the fleet is created", "the role bookend_a exists"]);
+    hint(&init("b").ended(End::Code(125)), &["permission denied to create role"]);
+    let joined = see(&world, &["fleet", "join", &postgres.database_url("bookend_a")]);
+    assert!(joined.ended(End::Code(0)).stdout.contains(", as the role bookend_a\n"));
+}
+
+#[test]
+fn an_init_that_fails_halfway_prints_the_passwords_of_the_roles_that_it_has_made() {
+    let test = "an_init_that_fails_halfway_prints_the_passwords_of_the_roles_that_it_has_made";
+    let Some(postgres) = Postgres::with_schema(test) else { return };
+    let world = World::new();
+    let other = postgres.session(SUPERUSER);
+    other.query("BEGIN; CREATE ROLE bookend_b").expect("a role");
+    let url = postgres.database_url(SUPERUSER);
+    let init = world.bare(["bookend", "fleet", "init", &url, "--host", "a", "--host", "b"]).start();
+    eventually(world.deadline(), "a role that the other session creates too", || {
+        postgres.psql("SELECT count(*) FROM pg_locks WHERE NOT granted") == "1"
+    });
+    other.query("COMMIT").expect("the role");
+    let failed = init.wait().ended(End::Code(125));
+    hint(&failed, &["bookend_b", "already exists"]);
+    assert!(failed.stdout.contains(":bookend_a:"), "{failed:?}");
+}
+
+#[test]
 fn no_password_is_in_the_ledger_a_log_the_status_or_the_environment_of_an_agent() {
     let test = "no_password_is_in_the_ledger_a_log_the_status_or_the_environment_of_an_agent";
     let world = World::new();
@@ -146,8 +224,9 @@ fn a_ledger_joins_shows_the_hosts_and_leaves() {
     });
     let status = see(&world, &["fleet", "status"]).ended(End::Code(0)).silent().stdout;
     assert!(status.contains("HOST") && status.contains("reachable") && !status.contains("NODE"), "{status}");
-    let doctor = see(&world, &["doctor"]).stdout;
-    assert!(doctor.contains("answers the role bookend_a; 1 of 1 host reachable"), "{doctor}");
+    eventually(world.deadline(), "what doctor says", || {
+        see(&world, &["doctor"]).stdout.contains("answers the role bookend_a; 1 of 1 host reachable")
+    });
 
     // The same again keeps the node.
     let node = fleet.nodes(&world)[0]["id"].clone();

@@ -45,10 +45,18 @@ impl Host {
     }
 
     fn register_as(&self, instance: Uuid, boot: &str, file: &str, seen_seq: Option<i64>) -> Value {
-        let facts = json!({
+        self.register_with(json!({ "boot_id": boot, "ledger_file": file }), instance, seen_seq)
+    }
+
+    /// Registers with these facts, and usual ones.
+    fn register_with(&self, facts: Value, instance: Uuid, seen_seq: Option<i64>) -> Value {
+        let usual = json!({
             "schema": 1, "version": "1.0.0", "host": self.name, "machine_id": "machine",
-            "ledger_id": "ledger", "boot_id": boot, "ledger_file": file,
+            "ledger_id": "ledger", "boot_id": "boot 1", "ledger_file": "8:1",
         });
+        let mut all = usual.as_object().expect("facts").clone();
+        all.extend(facts.as_object().expect("facts").clone());
+        let facts = Value::Object(all);
         let seen = seen_seq.map_or("NULL".to_owned(), |seq| seq.to_string());
         let answer = self
             .session

@@ -274,3 +274,46 @@ fn a_node_that_was_stopped_with_nothing_running_is_never_unreachable() {
     assert!(status.contains("stopped") && status.contains("unreachable"), "{status}");
     holder.end();
 }
+
+#[test]
+fn a_ledger_that_is_leaving_is_not_registered_again() {
+    let Some(postgres) = fleet("a_ledger_that_is_leaving_is_not_registered_again") else { return };
+    let node = Node::start(&postgres, "a");
+    let lock = rusqlite::Connection::open(node.world.ledger()).expect("the ledger");
+    lock.execute_batch("BEGIN IMMEDIATE").expect("its lock");
+    let leave = node.world.bare(["bookend", "fleet", "leave"]).env("PGPASSFILE", node.password_file());
+    let leave = leave.start();
+    node.monitor().service.until("this node has left the fleet");
+    lock.execute_batch("ROLLBACK").expect("no lock");
+    leave.wait().ended(End::Code(0));
+    let socket = node.world.path("state/bookend/bookend.db.d/fleet.sock");
+    eventually(node.world.deadline(), "the end of the hub", || !socket.exists());
+    assert_eq!(state(&postgres, &node), "left");
+}
+
+/// As two machines that were resumed from one snapshot: the same boot, and the same file.
+#[test]
+fn of_two_copies_with_the_same_boot_and_file_one_is_refused() {
+    let Some(postgres) = fleet("of_two_copies_with_the_same_boot_and_file_one_is_refused") else { return };
+    let node = Node::start(&postgres, "a");
+    let (id, copy, instance) = (node.id(&postgres), postgres.session(&node.role), uuid::Uuid::new_v4());
+    let facts = postgres.psql("SELECT to_jsonb(node) || '{\"schema\": 1}' FROM bookend.node");
+    let registered = copy.json(&format!("SELECT bookend.register('{id}', '{facts}', '{instance}', NULL)"));
+    let registration = &registered["registration"];
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let renewing = scope.spawn(|| {
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                let renewed =
+                    copy.json(&format!("SELECT bookend.renew('{id}', {registration}, '{instance}')"));
+                assert_eq!(renewed["state"], "ok");
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+        });
+        let refused = || node.monitor().service.until("machine id and ledger are copies");
+        let refused = std::panic::catch_unwind(std::panic::AssertUnwindSafe(refused));
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        renewing.join().expect("a copy that keeps the lease");
+        refused.expect("a refusal");
+    });
+}

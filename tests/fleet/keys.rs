@@ -4,7 +4,7 @@ use rustix::process::Signal;
 
 use crate::harness::{End, Fifo, Proc, eventually};
 use crate::node::{Node, claims, fleet};
-use crate::postgres::Postgres;
+use crate::postgres::{Postgres, SUPERUSER};
 
 /// A task that holds the key `k` until `go` receives a line.
 struct Holder {
@@ -144,6 +144,25 @@ fn a_waiting_run_starts_on_another_host_when_the_holder_has_ended() {
 }
 
 #[test]
+fn a_run_waits_on_although_the_server_has_cancelled_its_request() {
+    let test = "a_run_waits_on_although_the_server_has_cancelled_its_request";
+    let Some(postgres) = Postgres::with_schema(test) else { return };
+    let a = Node::start(&postgres, "a");
+    let other = postgres.session(SUPERUSER);
+    other.query("BEGIN; LOCK TABLE bookend.claim IN SHARE MODE").expect("a lock");
+    let waiting = a.keyed("k", "true").options(["--wait"]).start();
+    eventually(a.world.deadline(), "a request that waits for the lock", || {
+        let cancelled = "SELECT count(pg_cancel_backend(pid)) FROM pg_locks
+                         WHERE NOT granted AND relation = 'bookend.claim'::regclass";
+        postgres.psql(cancelled) == "1"
+    });
+    other.query("ROLLBACK").expect("no lock");
+    let output = waiting.wait().ended(End::Code(0));
+    assert!(output.stderr.contains("canceling statement due to user request"), "{}", output.stderr);
+    until_claims(&a, &postgres, "");
+}
+
+#[test]
 fn a_run_that_stops_waiting_leaves_no_waiter() {
     let Some(postgres) = fleet("a_run_that_stops_waiting_leaves_no_waiter") else { return };
     let (a, b) = (Node::start(&postgres, "a"), Node::start(&postgres, "b"));
@@ -214,7 +233,7 @@ fn a_key_whose_host_is_unreachable_stays_busy_and_the_message_says_so() {
         let refused = b.keyed("k", "true").run().ended(End::Code(75));
         let says = |part| refused.stderr.contains(part);
         says(", unreachable since 20")
-            && says("the key is free once its machine is back")
+            && says("the key is free when its host is back")
             && says("declare-lost")
     });
     holder.end();

@@ -8,6 +8,7 @@
 mod harness;
 
 mod arena;
+mod batches;
 mod commands;
 mod errors;
 mod faults;
@@ -17,6 +18,7 @@ mod hostile;
 mod hosts;
 mod keys;
 mod lost;
+mod naming;
 mod node;
 mod oracle;
 mod orders;

@@ -159,6 +159,26 @@ fn an_order_for_a_run_that_begins_is_carried_out_once_it_has_its_row() {
 }
 
 #[test]
+fn without_the_database_no_command_says_what_other_hosts_run() {
+    let Some(postgres) = fleet("without_the_database_no_command_says_what_other_hosts_run") else { return };
+    let (a, b) = two(&postgres);
+    b.world.run(["true"]).options(["--id", "old", "--key", "k"]).run().ended(End::Code(0));
+    until_status(&b, &postgres, "old", "success");
+    let running = Running::of(&a, &postgres, "t1", &["--key", "k"]);
+    postgres.stop();
+    for command in ["wait", "cancel"] {
+        let away = b.bookend(&[command, "--key", "k"]).ended(End::Code(125));
+        for part in [" the key k in ", ", and the fleet cannot be asked: "] {
+            assert!(away.stderr.contains(part), "{command}: {part:?} in {}", away.stderr);
+        }
+        assert_eq!(away.stdout, "", "{command}");
+    }
+    let unknown = b.bookend(&["show", "none"]).ended(End::Code(1));
+    assert!(unknown.stderr.contains("error: no task none in the ledger "), "{}", unknown.stderr);
+    running.end(0);
+}
+
+#[test]
 fn an_order_for_an_unreachable_host_stands_until_it_is_back() {
     let Some(postgres) = fleet("an_order_for_an_unreachable_host_stands_until_it_is_back") else { return };
     let (mut a, b) = two(&postgres);

@@ -72,9 +72,14 @@ struct Fleet {
 
 impl Fleet {
     fn new(test: &str) -> Option<Fleet> {
-        let has_server = Path::new("/usr/bin/pg_createcluster").exists();
+        let has_server =
+            Path::new("/usr/bin/pg_createcluster").exists() && Path::new("/usr/sbin/pgbouncer").exists();
         let can_connect = Path::new("/usr/sbin/ip").exists() || Path::new("/sbin/ip").exists();
-        if !possible(test, has_server && can_connect, "the packages postgresql, ssl-cert and iproute2") {
+        if !possible(
+            test,
+            has_server && can_connect,
+            "the packages postgresql, pgbouncer, ssl-cert and iproute2",
+        ) {
             return None;
         }
         let installed = || {

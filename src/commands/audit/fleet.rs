@@ -15,7 +15,7 @@ use crate::view::{self, Code, Finding, Severity};
 /// When the ledger cannot be read, or the database if it is alone.
 pub(super) fn findings(source: &TaskSource) -> Result<Vec<Finding>, Error> {
     let Some(found) = source.audit()? else { return Ok(Vec::new()) };
-    let mut audit = FleetAuditor { source, now: Time::now(), found: Vec::new(), told: BTreeSet::new() };
+    let mut audit = FleetAuditor { source, now: Time::now(), found: Vec::new(), reported: BTreeSet::new() };
     // A task that has ended late no longer holds its key twice.
     for row in &found.late {
         audit.late(row);
@@ -36,12 +36,12 @@ struct FleetAuditor<'a> {
     source: &'a TaskSource,
     now: Time,
     found: Vec<Finding>,
-    told: BTreeSet<TaskId>,
+    reported: BTreeSet<TaskId>,
 }
 
 impl FleetAuditor<'_> {
-    fn tell(&mut self, code: Code, task: &Task, detail: String, fix: String) {
-        if !self.told.insert(task.id.clone()) {
+    fn report(&mut self, code: Code, task: &Task, detail: String, fix: String) {
+        if !self.reported.insert(task.id.clone()) {
             return;
         }
         let last = task.finished_at.as_ref().or(task.last_seen_at.as_ref()).unwrap_or(&task.started_at);
@@ -74,7 +74,7 @@ impl FleetAuditor<'_> {
     }
 
     fn double_claim(&mut self, claim: &DoubleClaim) {
-        if !self.told.insert(claim.task.clone()) {
+        if !self.reported.insert(claim.task.clone()) {
             return;
         }
         let other = claim.other_host.as_deref().unwrap_or("another host");
@@ -102,7 +102,7 @@ impl FleetAuditor<'_> {
         let reason = row.task.reason.as_deref().unwrap_or("fleet");
         let detail = format!("{host} reported its end ({status}) after the fleet had ended it ({reason})");
         let fix = self.show(&row.task);
-        self.tell(Code::LateEnding, &row.task, detail, fix);
+        self.report(Code::LateEnding, &row.task, detail, fix);
     }
 
     /// A running task whose host does not answer, or an ended one that is not settled there.
@@ -115,7 +115,7 @@ impl FleetAuditor<'_> {
                 view::unreachable(since)
             );
             let fix = self.command(&format!("fleet declare-lost {}", view::operand(host)));
-            return self.tell(Code::Unreachable, task, detail, fix);
+            return self.report(Code::Unreachable, task, detail, fix);
         }
         if task.delivery_status.as_deref() == Some("failed") {
             let attempts = task.delivery_attempts;
@@ -123,7 +123,7 @@ impl FleetAuditor<'_> {
             // A line break would end the comment.
             let deliver = view::suggestion(None, &format!("deliver {}", view::operand(task.id.as_str())));
             let fix = format!("{deliver}  # on {}", view::one_line(host));
-            return self.tell(Code::DeliveryFailed, task, detail, fix);
+            return self.report(Code::DeliveryFailed, task, detail, fix);
         }
         let detail = match (&task.finished_at, task.status) {
             (Some(_), Status::Running) => format!("it is `running` on {host}, and has an end time"),
@@ -133,7 +133,7 @@ impl FleetAuditor<'_> {
             }
         };
         let fix = self.show(task);
-        self.tell(Code::InconsistentTimestamps, task, detail, fix);
+        self.report(Code::InconsistentTimestamps, task, detail, fix);
     }
 }
 

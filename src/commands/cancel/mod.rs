@@ -77,6 +77,9 @@ pub fn cancel(options: &CancelOptions, ledger: Option<&Path>) -> Result<Exit, Er
     };
     match &options.which {
         CancelTarget::Key(key) if tasks.is_empty() => {
+            if let Some(e) = source.not_asked(&format!("no task is running under the key {key}")) {
+                return Err(e);
+            }
             let message = format!("no task is running under the key {key} {}", source.whole_name());
             let list = view::suggestion(source.option(), "list --status running");
             return Err(

@@ -1,4 +1,4 @@
-//! Which database a command of the fleet uses, and as whom.
+//! Finds and connects the database of a command, and finds a host in it.
 
 use std::path::Path;
 
@@ -40,7 +40,7 @@ pub(super) fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Res
     crate::fleet::block_on(future).map_err(FleetError::from)?
 }
 
-/// The one node of a host that is named by its host or by the beginning of its id.
+/// The only node in the fleet with this host name, or the one with this id.
 pub(super) fn find<'a>(nodes: &'a [FleetNode], host: &str) -> Result<&'a FleetNode, Error> {
     let named = |node: &&FleetNode| node.host == host || node.id.to_string() == host;
     let members: Vec<_> = nodes.iter().filter(named).filter(|node| node.state.is_member()).collect();

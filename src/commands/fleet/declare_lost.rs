@@ -13,7 +13,7 @@ use crate::sys::stdout::print;
 use crate::task::RecordedTime;
 use crate::view;
 
-/// What PostgreSQL says.
+/// The answer of `declare_lost`.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 enum LostAnswer {

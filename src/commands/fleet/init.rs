@@ -1,12 +1,11 @@
 //! `bookend fleet init`: creates the schema of a fleet, and a role for each host.
 
-use std::fmt::Write;
-
 use super::database::{block_on, connect};
 use super::options::FleetInitOptions;
 use crate::error::Error;
 use crate::fleet::{DatabaseUrl, FleetError, SCHEMA_VERSION, host_role};
 use crate::log;
+use crate::sys::stdout::print;
 use crate::view;
 
 /// What is printed is a password file, so that a redirection keeps the passwords from the terminal.
@@ -15,7 +14,9 @@ pub(super) fn init(options: &FleetInitOptions) -> Result<String, Error> {
     let roles: Vec<String> = options.hosts.iter().map(|host| role(host)).collect::<Result<_, _>>()?;
     block_on(async {
         let connection = connect(&url).await?;
-        let rights = "the role needs the right to create a schema in the database, and CREATEROLE";
+        let rights = "the role needs the right to create a schema in the database, and CREATEROLE; without \
+                      CREATEROLE, let an administrator create the roles bookend_host, bookend_operator, \
+                      bookend_read and those of the hosts first";
         let denied = |e: FleetError| match &e {
             FleetError::Denied { .. } => Error::from(e).hint(rights),
             _ => e.into(),
@@ -28,7 +29,6 @@ pub(super) fn init(options: &FleetInitOptions) -> Result<String, Error> {
         if let Some(publish) = options.publish_argv {
             connection.set_publish_argv(publish).await.map_err(denied)?;
         }
-        let mut text = String::new();
         for (host, role) in options.hosts.iter().zip(roles) {
             let made = connection.make_host_role(role).await.map_err(denied)?;
             let join =
@@ -36,15 +36,18 @@ pub(super) fn init(options: &FleetInitOptions) -> Result<String, Error> {
             match &made.password {
                 Some(password) => {
                     let line = connection.password_line(&made.name, password);
-                    let _ = writeln!(
-                        text,
-                        "# {host}: write the next line to ~/.pgpass there, then run `{join}`\n{line}"
-                    );
+                    // At once: nobody else knows it, and making the next role may fail.
+                    print(&format!(
+                        "# {host}: write the next line to ~/.pgpass there, then run `{join}`\n{line}\n"
+                    ))?;
                 }
-                None => log::note(&format!("the role {} exists, and keeps its password", made.name)),
+                None => log::note(&format!(
+                    "the role {0} exists, and keeps its password; to change it: \\password \"{0}\" in psql",
+                    made.name
+                )),
             }
         }
-        Ok(text)
+        Ok(String::new())
     })
 }
 

@@ -14,7 +14,7 @@ use crate::view;
 
 const LEAVE: &str = "SELECT bookend.leave(id, registration) FROM bookend.node_state WHERE id = $1";
 
-/// What PostgreSQL says.
+/// The answer of `leave`.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 enum LeaveAnswer {
@@ -39,7 +39,10 @@ pub(super) fn leave(force: bool, ledger: Option<&Path>) -> Result<String, Error>
         left(&connection, membership.node, force).await
     });
     match left {
-        Err(e) if force => log::warn(&format!("PostgreSQL still has the node: {}", e.in_line()), ""),
+        Err(e) if force => {
+            let message = format!("the fleet still has this node: {}", e.in_line());
+            log::warn(&message, &settled_by(membership.node));
+        }
         other => other?,
     }
     ledger.leave_fleet()?;
@@ -54,9 +57,12 @@ fn check_published(ledger: &Ledger) -> Result<(), Error> {
         0 => Ok(()),
         n => {
             let tasks = if n == 1 { "1 task is".to_owned() } else { format!("{n} tasks are") };
-            let monitor = view::suggestion(ledger.option(), "monitor");
+            let publishes = match ledger.has_monitor()? {
+                true => "the monitor publishes what is left when PostgreSQL is reachable".to_owned(),
+                false => format!("`{}` publishes what is left", view::suggestion(ledger.option(), "monitor")),
+            };
             Err(Error::new(Kind::Busy, format!("{tasks} not published yet"))
-                .hint(format!("`{monitor}` publishes them; to leave without them: `{forced}`")))
+                .hint(format!("{publishes}; to leave without that: `{forced}`")))
         }
     }
 }
@@ -71,7 +77,7 @@ async fn left(connection: &FleetConnection, node: Uuid, force: bool) -> Result<(
     match answer {
         LeaveAnswer::Running { tasks } if !force => {
             let tasks: Vec<_> = tasks.iter().map(|id| view::one_line(id)).collect();
-            let error = format!("tasks of this ledger run: {}", tasks.join(", "));
+            let error = format!("tasks of this ledger run or hold keys: {}", tasks.join(", "));
             Err(Error::new(Kind::Busy, error)
                 .hint("leave when they have ended: the command `wait` waits for it"))
         }
@@ -81,11 +87,14 @@ async fn left(connection: &FleetConnection, node: Uuid, force: bool) -> Result<(
             } else {
                 format!("{} tasks stay", tasks.len())
             };
-            let hint =
-                format!("its keys are held until an operator runs `fleet declare-lost {}`", known.host);
-            log::warn(&format!("{stay} `running` in the fleet"), &hint);
+            log::warn(&format!("{stay} `running` in the fleet, or hold keys"), &settled_by(node));
             Ok(())
         }
         LeaveAnswer::Left => Ok(()),
     }
+}
+
+fn settled_by(node: Uuid) -> String {
+    let declare_lost = view::suggestion(None, &format!("fleet declare-lost {node}"));
+    format!("its tasks and keys stay until an operator runs `{declare_lost}`")
 }

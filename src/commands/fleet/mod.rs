@@ -1,4 +1,4 @@
-//! `bookend fleet`: many hosts whose tasks and keys meet in one PostgreSQL database.
+//! `bookend fleet`: creates, joins, shows and prunes a fleet, the hosts that share one PostgreSQL database.
 
 #[cfg(feature = "fleet")]
 mod database;

@@ -2,6 +2,7 @@
 
 use super::database::{block_on, connect, membership};
 use super::join::check_role;
+use super::status::to_publish;
 use crate::error::Error;
 use crate::fleet::socket::SOCKET_NAME;
 use crate::fleet::{DatabaseUrl, FleetConnection, FleetError, FleetMembership, FleetNode, NodeState};
@@ -38,7 +39,7 @@ fn database(membership: &FleetMembership) -> Point {
     checked.unwrap_or_else(|e| bad(&e))
 }
 
-/// A role that two nodes have tells them not apart: each could act for the other.
+/// PostgreSQL cannot distinguish two nodes of one role: each could act for the other.
 fn nodes_point(connection: &FleetConnection, nodes: &[FleetNode], own: &FleetMembership) -> Point {
     let (role, server) = (connection.user(), connection.server());
     let members: Vec<_> = nodes.iter().filter(|node| node.state.is_member()).collect();
@@ -47,7 +48,7 @@ fn nodes_point(connection: &FleetConnection, nodes: &[FleetNode], own: &FleetMem
         let text = format!(
             "the role {role} is also that of the node {} of the host {host}: each needs a role of its own \
              (`bookend fleet init URL --host NAME`); if {host} is gone for good, an operator \
-             declares it lost: `fleet declare-lost {}`",
+             declares it lost: `bookend fleet declare-lost {}`",
             other.id, other.id
         );
         return point(Health::Bad, text);
@@ -64,14 +65,12 @@ fn nodes_point(connection: &FleetConnection, nodes: &[FleetNode], own: &FleetMem
 fn monitor(at: &Location, ledger: &Ledger) -> Point {
     let socket = at.private_dir().join(SOCKET_NAME);
     let waiting = match ledger.count_unpublished() {
-        Ok(0) => "all tasks are published".to_owned(),
-        Ok(1) => "1 task is to be published".to_owned(),
-        Ok(n) => format!("{n} tasks are to be published"),
+        Ok(n) => to_publish(n),
         Err(e) => return bad(&e.into()),
     };
     match (ledger.has_monitor(), socket.exists()) {
         (Err(e), _) => bad(&e.into()),
-        (Ok(true), true) => point(Health::Fine, format!("the monitor speaks to it; {waiting}")),
+        (Ok(true), true) => point(Health::Fine, format!("the monitor accepts runs at its socket; {waiting}")),
         (Ok(true), false) => {
             let text = format!("the monitor runs without the socket {}; {waiting}", socket.display());
             point(Health::Bad, text)

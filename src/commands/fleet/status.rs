@@ -61,20 +61,25 @@ fn text(status: &FleetStatus<'_>) -> String {
     let mut text = format!("fleet    {}\n", status.fleet);
     if let Some(own) = &status.own {
         let monitor = if own.monitor { "its monitor runs" } else { "its monitor does not run" };
-        let waiting = match own.unpublished {
-            0 => "all tasks are published".to_owned(),
-            1 => "1 task is to be published".to_owned(),
-            n => format!("{n} tasks are to be published"),
-        };
+        let waiting = to_publish(own.unpublished);
         text += &format!("ledger   {}: {monitor}, {waiting}\n", view::one_line(&own.ledger));
     }
     let shown: Vec<_> = status.nodes.iter().filter(|n| n.state != NodeState::Left).collect();
     if shown.is_empty() {
-        return text + "no host has joined\n";
+        return text + "no host is registered: a monitor registers its host\n";
     }
     let now = Time::now();
     let lines: Vec<_> = shown.iter().map(|node| line(node, &shown, now)).collect();
     text + "\n" + &view::nodes(&lines, Screen::of(&std::io::stdout()))
+}
+
+/// How many tasks of the ledger PostgreSQL does not have yet.
+pub(super) fn to_publish(tasks: u64) -> String {
+    match tasks {
+        0 => "all tasks are published".to_owned(),
+        1 => "1 task is to be published".to_owned(),
+        n => format!("{n} tasks are to be published"),
+    }
 }
 
 fn line(node: &FleetNode, all: &[&FleetNode], now: Time) -> NodeLine {

@@ -43,7 +43,7 @@ impl AttachedHub {
         }
     }
 
-    /// Ends the hub at once.
+    /// Ends the hub, which publishes nothing more.
     pub fn end(&mut self) {
         use nix::poll::{PollFd, PollFlags, poll};
         /// In milliseconds. A hub that waits for the ledger longer than this ends later.

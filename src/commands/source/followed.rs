@@ -62,15 +62,13 @@ impl TaskSource {
     /// # Errors
     /// As for [`TaskSource::find`].
     pub fn find_of_tasks(&self, which: &TaskChoice) -> Result<FleetTask, Error> {
-        let found = self.find(which);
-        match (found, self.away()) {
-            (Err(_), Some(why)) => Err(Error::failed(format!(
-                "{} in {}, and the fleet cannot be asked: {why}",
-                find::nothing(which),
-                self.name()
-            ))),
-            (found, _) => found,
-        }
+        self.find(which).map_err(|e| self.not_asked(&find::nothing(which)).unwrap_or(e))
+    }
+
+    /// The error that the ledger has no such task, if the database does not answer: another host may have it.
+    pub fn not_asked(&self, nothing: &str) -> Option<Error> {
+        let why = self.away()?;
+        Some(Error::failed(format!("{nothing} in {}, and the fleet cannot be asked: {why}", self.name())))
     }
 
     /// The row of a task of another host. `None`: there is none, or the database does not answer.

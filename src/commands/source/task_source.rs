@@ -116,11 +116,11 @@ impl TaskSource {
         self.at.as_ref().map_or_else(|| self.name.clone(), |at| at.file.to_string_lossy().into_owned())
     }
 
-    /// The path and whether others are asked, for a message that nothing was found.
+    /// The path and whether others were asked, for a message that nothing was found.
     pub fn whole_name(&self) -> String {
         match (&self.at, &self.fleet) {
-            (Some(_), Some(_)) => format!("in {} and its fleet", self.name),
-            (Some(_), None) => format!("in the ledger {}", self.name),
+            (Some(_), Some(_)) if self.away().is_none() => format!("in {} and its fleet", self.name),
+            (Some(_), _) => format!("in the ledger {}", self.name),
             (None, _) => format!("in {}", self.name),
         }
     }

@@ -3,7 +3,7 @@
 --
 -- Hosts write only by calling the functions below, one call a transaction. Each function returns one jsonb.
 -- Where a call cannot be answered, it fails with one of these SQLSTATEs, and nothing has changed:
---   BK001  the registration is over: the node was declared lost, or has registered again
+--   BK001  the registration is over: the node was declared lost, has left, or has registered again
 --   BK002  the node is unknown or belongs to another role
 --   BK003  the ledger was restored: it has drawn again a `rev` that was published before
 --   BK004  bookend and this schema do not understand each other
@@ -311,8 +311,8 @@ BEGIN
     END IF;
 END $$;
 
--- The node's epoch. BK001 if the node was declared lost or has registered again. Until the transaction ends,
--- `declare_lost` and `register` wait for it.
+-- The node's epoch. BK001 if the registration is over. Until the transaction ends, `declare_lost`, `leave`
+-- and `register` wait for it.
 CREATE FUNCTION bookend.guard(p_node uuid, p_registration bigint) RETURNS bigint
 LANGUAGE plpgsql SET search_path = bookend, pg_temp
 AS $$
@@ -492,11 +492,12 @@ END $$;
 -- For hosts.
 
 -- register(node, facts, instance, seen_seq or NULL): the start of a monitor.
--- facts: {"machine_id","boot_id","ledger_id","ledger_file","host","version" (of bookend),"schema": 1}
+-- facts: {"machine_id","boot_id","ledger_id","ledger_file","host","version" (of bookend),"schema": 1,
+--     "superseded" (true: another monitor has taken the lease from this one)}
 -- → {"state":"ok","registration","epoch","was_lost" (a new epoch has begun),"new_boot",
 --     "max_rev" (published so far)}: the other functions want this registration
 -- | {"state":"watch","seq","wait_ms"}: call again after wait_ms with this seq as seen_seq
--- | {"state":"refused","why":"role"|"copies","text"}
+-- | {"state":"refused","why":"role"|"copies"|"left","text"}
 -- Errors: BK004 if facts.schema is not the version of this schema.
 CREATE FUNCTION bookend.register(p_node uuid, p_facts jsonb, p_instance uuid, p_seen_seq bigint)
 RETURNS jsonb
@@ -525,11 +526,16 @@ BEGIN
     SELECT * INTO held FROM lease WHERE node = p_node FOR UPDATE;
     -- Another `register` may have changed it before the lock.
     SELECT * INTO known FROM node WHERE id = p_node;
+    IF known.left_at IS NOT NULL THEN
+        RETURN jsonb_build_object('state', 'refused', 'why', 'left', 'text',
+            'this node has left the fleet; to join it again: `bookend fleet join --new-node URL`');
+    END IF;
     same_boot := known.boot_id IS NOT DISTINCT FROM p_facts->>'boot_id';
-    -- Whoever else uses this node's id renews its lease meanwhile.
+    -- Whoever else uses this node's id renews its lease meanwhile. A copy may have the same boot and file: a
+    -- virtual machine that was resumed twice from one snapshot.
     IF NOT (is_new OR held.seq = 0 OR held.stopped_at IS NOT NULL OR held.lost_at IS NOT NULL
-            OR known.left_at IS NOT NULL
-            OR (same_boot AND known.ledger_file IS NOT DISTINCT FROM p_facts->>'ledger_file'))
+            OR (same_boot AND known.ledger_file IS NOT DISTINCT FROM p_facts->>'ledger_file'
+                AND p_facts->'superseded' IS DISTINCT FROM 'true'))
     THEN
         IF p_seen_seq IS NOT NULL AND p_seen_seq <> held.seq THEN
             RETURN jsonb_build_object('state', 'refused', 'why', 'copies', 'text',
@@ -546,7 +552,7 @@ BEGIN
     END IF;
     UPDATE node SET host = coalesce(p_facts->>'host', host), machine_id = p_facts->>'machine_id',
         boot_id = p_facts->>'boot_id', ledger_id = p_facts->>'ledger_id',
-        ledger_file = p_facts->>'ledger_file', version = p_facts->>'version', left_at = NULL
+        ledger_file = p_facts->>'ledger_file', version = p_facts->>'version'
     WHERE id = p_node;
     -- The requests of the monitor before this one have ended with it.
     DELETE FROM waiter WHERE node = p_node;
@@ -715,26 +721,22 @@ BEGIN
         FROM claim WHERE node = p_node), '[]');
 END $$;
 
--- Whether an index takes a value: with all its columns, its row has at most 2704 bytes.
+-- Whether an index takes a value: with all its columns, its row has at most 2704 bytes. This one and the next
+-- two are parsed now and become parts of the statements that use them: called, they would take more time than
+-- all else that `publish` does.
 CREATE FUNCTION bookend.fits(value text) RETURNS boolean
-LANGUAGE sql IMMUTABLE SET search_path = bookend, pg_temp
-AS $$ SELECT octet_length(coalesce(value, '')) <= 800 $$;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN octet_length(coalesce(value, '')) <= 800;
 
--- Whether times have the years that RFC 3339 can write.
-CREATE FUNCTION bookend.can_show(times timestamptz[]) RETURNS boolean
-LANGUAGE sql SET search_path = bookend, pg_temp
-AS $$
-    SELECT NOT EXISTS (SELECT FROM unnest(times) t
-                       WHERE t < '0001-01-01 00:00:00Z' OR t >= '10000-01-01 00:00:00Z')
-$$;
+-- Whether RFC 3339 can write a time.
+CREATE FUNCTION bookend.can_show(t timestamptz) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN t IS NULL OR (t >= '0001-01-01 00:00:00Z' AND t < '10000-01-01 00:00:00Z');
 
--- Whether readers of JSON take these values: they stop at some depth, and at numbers beyond a double.
-CREATE FUNCTION bookend.can_read(documents jsonb[]) RETURNS boolean
-LANGUAGE sql SET search_path = bookend, pg_temp
-AS $$
-    SELECT NOT EXISTS (SELECT FROM unnest(documents) d
-                       WHERE d @? '$.**{100 to last}' OR d @? '$.** ? (@ > 1e308 || @ < -1e308)')
-$$;
+-- Whether readers of JSON take a value: they stop at some depth, and at numbers beyond a double.
+CREATE FUNCTION bookend.can_read(value jsonb) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN value IS NULL OR NOT (value @? '$.**{100 to last}' OR value @? '$.** ? (@ > 1e308 || @ < -1e308)');
 
 -- The parts of an element of `publish`, or a message if a value does not fit its column or no reader takes it.
 CREATE FUNCTION bookend.parts_of(
@@ -746,6 +748,10 @@ CREATE FUNCTION bookend.parts_of(
     OUT message text)
 LANGUAGE plpgsql SET search_path = bookend, pg_temp
 AS $$
+DECLARE
+    missing CONSTANT text := 'a column that is always set is missing';
+    too_long CONSTANT text := 'an id, key, repository, persona or status is longer than 800 bytes';
+    no_time CONSTANT text := 'a time is not in the years 1 to 9999';
 BEGIN
     task := jsonb_populate_record(NULL::task_history, p_entry->'task');
     transitions := ARRAY(SELECT x FROM jsonb_populate_recordset(
@@ -755,35 +761,33 @@ BEGIN
     IF p_entry->'session' <> 'null' THEN
         used := jsonb_populate_record(NULL::session, p_entry->'session');
     END IF;
-    IF task.id IS NULL OR task.status IS NULL OR task.started_at IS NULL
-        OR EXISTS (SELECT FROM unnest(transitions) x WHERE x.n IS NULL OR x.at IS NULL OR x.to_status IS NULL)
-        OR EXISTS (SELECT FROM unnest(invalidations) x
-                   WHERE x.id IS NULL OR x.session_id IS NULL OR x.reason IS NULL OR x.at IS NULL)
-    THEN
-        message := 'a column that is always set is missing';
-    ELSIF NOT (fits(task.id) AND fits(task.key) AND fits(task.repo) AND fits(task.agent) AND fits(task.status)
-        AND fits(used.key))
-        OR EXISTS (SELECT FROM unnest(transitions) x WHERE NOT fits(x.task_id))
-        OR EXISTS (SELECT FROM unnest(invalidations) x WHERE NOT fits(x.key) OR NOT fits(x.task_id))
-    THEN
-        message := 'an id, key, repository, persona or status is longer than 800 bytes';
-    ELSIF NOT can_show(ARRAY[task.started_at, task.finished_at, task.agent_released_at, task.last_seen_at,
-                             task.delivered_at, task.cleanup_after, task.hinted_at, task.limit_resets_at,
-                             used.last_used_at]
-                       || ARRAY(SELECT x.at FROM unnest(transitions) x)
-                       || ARRAY(SELECT unnest(ARRAY[x.at, x.restored_at, x.last_used_at])
-                                FROM unnest(invalidations) x))
-    THEN
-        message := 'a time is not in the years 1 to 9999';
-    ELSIF NOT (coalesce(abs(task.cost_usd), 0) < 'Infinity'
-               AND coalesce(abs(task.session_cost_usd), 0) < 'Infinity')
-    THEN
-        message := 'a cost is not a finite number';
-    ELSIF NOT can_read(ARRAY[task.session_tokens, task.artifacts, task.argv, task.on_finish, task.user_argv,
-                             task.run_options, task.leftovers, task.former_session])
-    THEN
-        message := 'a JSON value has more than 100 levels, or a number beyond 1e308';
-    END IF;
+    message := CASE
+        WHEN task.id IS NULL OR task.status IS NULL OR task.started_at IS NULL THEN missing
+        WHEN NOT (fits(task.id) AND fits(task.key) AND fits(task.repo) AND fits(task.agent)
+                  AND fits(task.status) AND fits(used.key)) THEN too_long
+        WHEN NOT (can_show(task.started_at) AND can_show(task.finished_at)
+                  AND can_show(task.agent_released_at) AND can_show(task.last_seen_at)
+                  AND can_show(task.delivered_at) AND can_show(task.cleanup_after)
+                  AND can_show(task.hinted_at) AND can_show(task.limit_resets_at)
+                  AND can_show(used.last_used_at)) THEN no_time
+        WHEN NOT (coalesce(abs(task.cost_usd), 0) < 'Infinity'
+                  AND coalesce(abs(task.session_cost_usd), 0) < 'Infinity')
+            THEN 'a cost is not a finite number'
+        WHEN NOT (can_read(task.session_tokens) AND can_read(task.artifacts) AND can_read(task.argv)
+                  AND can_read(task.on_finish) AND can_read(task.user_argv) AND can_read(task.run_options)
+                  AND can_read(task.leftovers) AND can_read(task.former_session))
+            THEN 'a JSON value has more than 100 levels, or a number beyond 1e308'
+    END;
+    message := coalesce(message, (
+        SELECT max(CASE WHEN x.n IS NULL OR x.at IS NULL OR x.to_status IS NULL THEN missing
+                        WHEN NOT fits(x.task_id) THEN too_long WHEN NOT can_show(x.at) THEN no_time END)
+        FROM unnest(transitions) x), (
+        SELECT max(CASE WHEN x.id IS NULL OR x.session_id IS NULL OR x.reason IS NULL OR x.at IS NULL
+                            THEN missing
+                        WHEN NOT (fits(x.key) AND fits(x.task_id)) THEN too_long
+                        WHEN NOT (can_show(x.at) AND can_show(x.restored_at) AND can_show(x.last_used_at))
+                            THEN no_time END)
+        FROM unnest(invalidations) x));
 EXCEPTION WHEN data_exception THEN
     message := SQLERRM;
 END $$;
@@ -1023,24 +1027,29 @@ BEGIN
     RETURN '{"state": "stopped"}';
 END $$;
 
--- leave(node, registration): the node is out of the fleet, its rows stay. Its claims are released.
--- → {"state":"left"} | {"state":"running","tasks":[ids]}: not while tasks run. Errors: BK001, BK002.
+-- leave(node, registration): the node is out of the fleet for good, its rows stay. No later call of it
+-- changes anything. → {"state":"left"} | {"state":"running","tasks":[ids]}: not while tasks run or hold keys.
+-- Errors: BK001, BK002.
 CREATE FUNCTION bookend.leave(p_node uuid, p_registration bigint) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = bookend, pg_temp
 AS $$
 DECLARE
     running text[];
 BEGIN
+    PERFORM own(p_node);
+    -- It waits for each call of the node that has passed `guard`, and those after it fail there.
+    PERFORM FROM lease WHERE node = p_node FOR UPDATE;
     PERFORM guard(p_node, p_registration);
     SELECT array_agg(id ORDER BY id) INTO running
-    FROM task_history WHERE node = p_node AND status = 'running';
+    FROM (SELECT id FROM task_history WHERE node = p_node AND status = 'running'
+          UNION SELECT task_id FROM claim WHERE node = p_node) busy;
     IF running IS NOT NULL THEN
         RETURN jsonb_build_object('state', 'running', 'tasks', running);
     END IF;
     PERFORM close_requests(p_node, 'left');
-    PERFORM release_all(p_node, '{}');
     UPDATE node SET left_at = clock_timestamp() WHERE id = p_node;
-    UPDATE lease SET stopped_at = clock_timestamp(), instance = NULL WHERE node = p_node;
+    UPDATE lease SET stopped_at = clock_timestamp(), instance = NULL, registration = registration + 1
+    WHERE node = p_node;
     RETURN '{"state": "left"}';
 END $$;
 

@@ -136,14 +136,39 @@ fn a_lost_node_begins_a_new_epoch() {
 }
 
 #[test]
-fn a_node_leaves_when_nothing_runs() {
-    let Some(postgres) = Postgres::with_schema("a_node_leaves_when_nothing_runs") else { return };
+fn a_node_leaves_when_nothing_runs_and_holds_no_key() {
+    let Some(postgres) = Postgres::with_schema("a_node_leaves_when_nothing_runs_and_holds_no_key") else {
+        return;
+    };
     let host = Host::join(&postgres, "a");
     assert_eq!(host.take("k", "t", false), "granted");
+    // A run that was granted its key may be starting.
+    assert_eq!(host.call("leave", ""), json!({ "state": "running", "tasks": ["t"] }));
     host.publish(&[entry(1, "t", Some("k"), "running")]);
     assert_eq!(host.call("leave", ""), json!({ "state": "running", "tasks": ["t"] }));
-    host.publish_and_keep(&[entry(2, "t", Some("k"), "success")], &["k"]);
+    host.publish(&[entry(2, "t", Some("k"), "success")]);
     assert_eq!(host.call("leave", ""), json!({ "state": "left" }));
     let left = "SELECT state, claims, (SELECT count(*) FROM bookend.task_history) FROM bookend.node_state";
     assert_eq!(postgres.psql(left), "left|0|1");
+    // No call that is under way takes a key, and no monitor brings the node back.
+    assert_eq!(host.error("take", "'k', 't2', 0, false"), "BK001");
+    assert_eq!(host.register("boot 1", "8:1", None)["why"], "left");
+    assert_eq!(postgres.psql(left), "left|0|1");
+}
+
+#[test]
+fn a_superseded_monitor_watches_before_it_takes_the_lease_back() {
+    let test = "a_superseded_monitor_watches_before_it_takes_the_lease_back";
+    let Some(postgres) = Postgres::with_schema(test) else { return };
+    let host = Host::join(&postgres, "a");
+    let again = |seen| host.register_with(json!({ "superseded": true }), Uuid::new_v4(), seen);
+    let watching = again(None);
+    assert_eq!(watching["state"], "watch");
+    let_the_watch_pass(&postgres);
+    assert_eq!(again(watching["seq"].as_i64())["state"], "ok");
+    let watching = again(None);
+    let registered = host.register("boot 1", "8:1", None);
+    assert_eq!(registered["state"], "ok", "one that was not superseded, as after a crash");
+    let_the_watch_pass(&postgres);
+    assert_eq!(again(watching["seq"].as_i64())["why"], "copies");
 }

@@ -51,10 +51,13 @@ fn every_function_of_a_role_has_a_fixed_search_path() {
          FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
          WHERE n.nspname = 'bookend' AND p.proconfig IS DISTINCT FROM ARRAY['search_path=bookend, pg_temp']",
     );
-    assert_eq!(others, "patience shown");
-    let parsed = "SELECT count(*) FROM pg_proc
-                  WHERE proname IN ('patience', 'shown') AND prosqlbody IS NOT NULL AND NOT prosecdef";
-    assert_eq!(postgres.psql(parsed), "2");
+    assert_eq!(others, "can_read can_show fits patience shown");
+    let parsed = format!(
+        "SELECT count(*) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+         WHERE n.nspname = 'bookend' AND p.proname = ANY (string_to_array('{others}', ' '))
+           AND prosqlbody IS NOT NULL AND NOT prosecdef"
+    );
+    assert_eq!(postgres.psql(&parsed), "5");
 }
 
 #[test]

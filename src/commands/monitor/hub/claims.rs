@@ -208,7 +208,7 @@ impl FleetClaims {
         let is_lasting = self.repeats.failed(subject, Instant::now());
         let Some(request) = number.and_then(|number| self.requests.get_mut(&number)) else { return };
         request.stage = Stage::Queued;
-        if is_lasting {
+        if is_lasting || request.is_in_line() {
             request.answer(HubAnswer::Away { why: crate::error::chain(error) });
         }
     }

@@ -24,8 +24,11 @@ pub enum HubError {
     /// The lease is another monitor's, or its epoch is over: registering again settles it.
     #[error("the lease of this node was given to another monitor")]
     Superseded,
-    #[error("of {sent} tasks that were sent, the fleet's database answered {answered}")]
-    Unanswered { sent: usize, answered: usize },
+    /// Registering again publishes what it lacks.
+    #[error("the fleet's database was restored: it lacks changes that it had confirmed")]
+    DatabaseRestored,
+    #[error("the fleet's database did not answer for each task that was sent")]
+    Unanswered,
     #[error("starting the hub failed")]
     Client(#[from] std::io::Error),
 }
@@ -38,7 +41,15 @@ impl HubError {
 
     /// Whether PostgreSQL answers, and registering again at once settles it.
     pub fn is_over_epoch(&self) -> bool {
-        matches!(self, HubError::Superseded | HubError::Fleet(FleetError::Fenced { .. }))
+        matches!(
+            self,
+            HubError::Superseded | HubError::DatabaseRestored | HubError::Fleet(FleetError::Fenced { .. })
+        )
+    }
+
+    /// Whether the call may succeed later, without anybody's doing.
+    pub fn is_away(&self) -> bool {
+        matches!(self, HubError::Fleet(e) if e.is_away())
     }
 
     /// What the user can do.

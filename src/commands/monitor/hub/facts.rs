@@ -3,11 +3,10 @@
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::fleet::SCHEMA_VERSION;
 use crate::ledger::{Ledger, LedgerError};
 use crate::process::procfs::identity;
 
-/// The version of the database's schema that this program knows.
-const SCHEMA: i64 = 1;
 const MACHINE_ID: &str = "/etc/machine-id";
 
 /// The facts by which the fleet tells a restarted monitor from a copy of its ledger.
@@ -21,12 +20,14 @@ pub struct NodeFacts {
     host: String,
     version: &'static str,
     schema: i64,
+    /// Another monitor has taken the lease from this one: it may be that of a copy.
+    superseded: bool,
 }
 
 impl NodeFacts {
     /// # Errors
     /// When the ledger's file has no attributes.
-    pub fn of(ledger: &Ledger, ledger_id: Uuid) -> Result<NodeFacts, LedgerError> {
+    pub fn of(ledger: &Ledger, ledger_id: Uuid, superseded: bool) -> Result<NodeFacts, LedgerError> {
         let machine_id = std::fs::read_to_string(MACHINE_ID).ok().map(|id| id.trim().to_owned());
         let (dev, ino) = ledger.file_identity()?;
         Ok(NodeFacts {
@@ -36,7 +37,8 @@ impl NodeFacts {
             ledger_file: format!("{dev}:{ino}"),
             host: identity::place().host,
             version: env!("CARGO_PKG_VERSION"),
-            schema: SCHEMA,
+            schema: SCHEMA_VERSION,
+            superseded,
         })
     }
 }

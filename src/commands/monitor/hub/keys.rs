@@ -143,26 +143,31 @@ fn conclude(node: &HubNode, (registration, subject, outcome): Outcome) -> Result
         }
         Ok(ClaimAnswer::Asserted(_, None) | ClaimAnswer::Ordered(_, None) | ClaimAnswer::Done) => Ok(()),
         Err(FailedCall { number, error }) => {
-            note_failure(node, number, subject, &error);
+            note_failure(node, &registration, number, subject, error);
             Ok(())
         }
     }
 }
 
-/// An error of the epoch ends the registration, and all is asked again after the next one. One that passes may
-/// be of the connection, which a renewal finds out, or of the call alone, which is made again. Any other is
-/// the run's.
-fn note_failure(node: &HubNode, number: Option<RunNumber>, subject: CallSubject, error: &HubError) {
-    match error {
-        e if e.is_over_epoch() => node.registration_over.notify_one(),
-        HubError::Fleet(e) if e.is_away() => {
-            debug!("the claims of this ledger in the fleet: {}", chain(e));
-            node.claims.borrow_mut().failed(number, subject, e);
+/// An error of the connection or the epoch ends the registration, and all calls are made again through the next
+/// one. One that the server gives and that passes is of the call alone, which is made again. Any other is the
+/// run's.
+fn note_failure(
+    node: &HubNode,
+    registration: &Registration,
+    number: Option<RunNumber>,
+    subject: CallSubject,
+    error: HubError,
+) {
+    match (error, number) {
+        (HubError::Fleet(e), _) if e.is_of_call() => {
+            debug!("the claims of this ledger in the fleet: {}", chain(&e));
+            node.claims.borrow_mut().failed(number, subject, &e);
+            // The server may be shutting down.
             node.renew_now.notify_one();
         }
-        e => match number {
-            Some(number) => node.claims.borrow_mut().refused(number, e, e.hint()),
-            None => warn!("the claims of this ledger in the fleet: {}", chain(e)),
-        },
+        (e, _) if e.is_over_epoch() || e.is_away() => registration.fail(e),
+        (e, Some(number)) => node.claims.borrow_mut().refused(number, &e, e.hint()),
+        (e, None) => warn!("the claims of this ledger in the fleet: {}", chain(&e)),
     }
 }

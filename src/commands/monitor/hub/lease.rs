@@ -43,6 +43,7 @@ pub async fn keep(node: &Rc<HubNode>) -> Result<(), HubError> {
             Ok(()) => return Ok(()),
             Err(e) if e.is_of_ledger() => return Err(e),
             Err(e) if e.is_over_epoch() => {
+                node.was_superseded.set(!matches!(e, HubError::DatabaseRestored));
                 node.link.send_replace(HubLink::Connecting);
                 if node.pause(AGAIN).await {
                     return Ok(());
@@ -63,16 +64,18 @@ async fn hold(node: &Rc<HubNode>) -> Result<(), HubError> {
     if !node.is_member()? {
         return Ok(());
     }
-    let facts = NodeFacts::of(&node.ledger.borrow(), node.membership.ledger)?;
+    let was_superseded = node.was_superseded.get();
+    let facts = NodeFacts::of(&node.ledger.borrow(), node.membership.ledger, was_superseded)?;
     let begun = tokio::select! {
         _ = node.stopping() => return Ok(()),
         begun = Registration::begin(&node.url, node.membership.node, &facts) => begun?,
     };
+    node.was_superseded.set(false);
     let registration = Rc::new(begun);
     let mut publication = Publication::of(node, &registration);
     let stop = tokio::select! {
         e = renew(node, &registration) => return Err(e),
-        () = node.registration_over.notified() => return Err(HubError::Superseded),
+        why = registration.failed() => return Err(why),
         never = notices::follow(node) => match never {},
         e = publication.run() => return Err(e),
         stop = node.stopping() => stop,
@@ -114,12 +117,12 @@ async fn renew(node: &HubNode, registration: &Registration) -> HubError {
             Ok(Err(e)) => return e,
             Err(_) => return silent().into(),
         }
-        // A result is no concern: both mean that it is time.
+        // Whether it was asked for or the interval has passed: it is time.
         let _ = timeout(interval, node.renew_now.notified()).await;
     }
 }
 
-/// A number from 0 to 1 that differs between hosts that lost the same server.
+/// A random number from 0 to 1: hosts that lost the same server do not return at the same moment.
 fn rand_fraction() -> f64 {
     f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX)
 }

@@ -16,9 +16,10 @@ use super::error::HubError;
 use super::registration::Registration;
 use crate::commands::monitor::service::ServiceManager;
 use crate::error::chain;
-use crate::fleet::{DatabaseUrl, FleetMembership};
+use crate::fleet::{DatabaseUrl, FleetError, FleetMembership};
 use crate::ledger::{self, Ledger, Location};
 use crate::task::Time;
+use crate::view;
 
 /// How long a run that writes its row is waited for, before the hub tries again.
 const LONGEST_CLAIM: Duration = Duration::from_secs(5);
@@ -39,12 +40,14 @@ pub struct HubNode {
     pub order_results: RefCell<HashMap<i64, String>>,
     /// An order is for a task whose run is beginning: it is carried out once the run has its row.
     pub has_early_order: Cell<bool>,
-    /// The epoch of this registration is over.
-    pub registration_over: Notify,
+    /// Another monitor has taken the lease, and this one has not registered since.
+    pub was_superseded: Cell<bool>,
     /// Whether the database can be used now.
     pub link: watch::Sender<HubLink>,
     command: watch::Receiver<HubCommand>,
     pub service: Arc<ServiceManager>,
+    /// The command that makes the ledger a new node.
+    join_anew: String,
 }
 
 /// The state of the connection to the fleet's database.
@@ -77,6 +80,8 @@ impl HubNode {
         }
         // The rows of runs to which the hub before this one has granted keys are in the ledger then.
         ledger.await_claims(LONGEST_CLAIM)?;
+        let join = format!("fleet join --new-node {}", view::quoted(&url.to_string()));
+        let join_anew = view::suggestion(at.option(), &join);
         let node = HubNode {
             membership,
             url,
@@ -87,10 +92,11 @@ impl HubNode {
             renew_now: Notify::new(),
             order_results: RefCell::default(),
             has_early_order: Cell::new(false),
-            registration_over: Notify::new(),
+            was_superseded: Cell::new(false),
             link: watch::Sender::new(HubLink::Connecting),
             command,
             service,
+            join_anew,
         };
         node.service.fleet_status(&format!("connecting to {}", node.url));
         Ok(Some(node))
@@ -121,9 +127,14 @@ impl HubNode {
         };
         let (why, since) = (chain(error), former.unwrap_or_else(Time::now));
         if former.is_none() {
-            let hint = error.hint().unwrap_or_else(|| {
-                "tasks are published later; runs under a key need the fleet to start".to_owned()
-            });
+            let hint = match error {
+                HubError::Fleet(FleetError::Restored { .. }) => {
+                    format!("stop the monitor, run `{}`, and start the monitor again", self.join_anew)
+                }
+                _ => error.hint().unwrap_or_else(|| {
+                    "tasks are published later; runs under a key need the fleet to start".to_owned()
+                }),
+            };
             warn!(hint, "the fleet's database cannot be used: {why}");
         }
         self.service.fleet_status(&match error {

@@ -20,7 +20,7 @@ const LISTEN: ConnectOptions = ConnectOptions {
 /// The pause after the connection has failed. Renewals go on.
 const PAUSE: Duration = Duration::from_secs(30);
 
-/// Has the lease renewed whenever there is news for this node: the answer tells them.
+/// Has the lease renewed whenever there is news for this node: the answer has the orders and the free keys.
 pub async fn follow(node: &HubNode) -> Infallible {
     let own = node.membership.node.to_string();
     loop {

@@ -23,7 +23,8 @@ use crate::task::{Key, Task, TaskId};
 
 const PUBLISH: &str = "SELECT bookend.publish($1, $2, $3, $4)";
 
-/// The most tasks of one call, and about how many bytes: a renewal waits for the call on a slow network.
+/// The most tasks of one call, and of several about how many bytes: a renewal waits for the call on a slow
+/// network.
 const BATCH: usize = 200;
 const BATCH_BYTES: usize = 256 << 10;
 /// How long changes are collected before they are sent.
@@ -201,12 +202,13 @@ impl<'a> Publication<'a> {
             let (mut entries, mut bytes) = (Vec::new(), 0);
             for task in &tasks {
                 let entry = rows::entry(task, with_commands);
-                bytes += entry.to_string().len();
-                entries.push(entry);
-                if bytes > BATCH_BYTES {
+                let length = entry.to_string().len();
+                if bytes + length > BATCH_BYTES && !entries.is_empty() {
                     self.send(std::mem::take(&mut entries), batch, &outlived).await?;
                     bytes = 0;
                 }
+                bytes += length;
+                entries.push(entry);
             }
             if !entries.is_empty() {
                 self.send(entries, batch, &outlived).await?;
@@ -266,11 +268,11 @@ impl<'a> Publication<'a> {
     ) -> Result<(), HubError> {
         let pending = self.node.claims.borrow_mut().keys_to_keep();
         let kept: Vec<String> = pending.iter().chain(outlived).map(Key::to_string).collect();
-        let sent = entries.len();
+        let sent: Vec<i64> = entries.iter().filter_map(|entry| entry["rev"].as_i64()).collect();
         let arguments = [Value::Array(entries).into(), kept.into()];
         let answer: PublishAnswer = self.registration.call(PUBLISH, arguments).await?;
-        if answer.rows.len() != sent {
-            return Err(HubError::Unanswered { sent, answered: answer.rows.len() });
+        if !answer.rows.iter().map(|row| row.rev).eq(sent.iter().copied()) {
+            return Err(HubError::Unanswered);
         }
         for row in &answer.rows {
             if let Some(task) = batch.iter().find(|d| d.rev == row.rev) {
@@ -278,8 +280,7 @@ impl<'a> Publication<'a> {
             }
         }
         failpoint::reached("hub.sent");
-        let revs: Vec<i64> = answer.rows.iter().map(|row| row.rev).collect();
-        self.node.ledger.borrow_mut().published(&revs);
+        self.node.ledger.borrow_mut().published(&sent);
         self.note_due()?;
         self.node.claims.borrow_mut().published();
         self.node.claims_changed.notify_one();

@@ -1,9 +1,11 @@
 //! A registration: this node's lease for one epoch, and the connection through which it writes.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::error::HubError;
@@ -34,6 +36,9 @@ pub struct Registration {
     pub was_lost: bool,
     /// The highest number of a change of this node that the database has.
     pub max_rev: i64,
+    /// Why it is over, although its lease may still be renewed.
+    failure: RefCell<Option<HubError>>,
+    failed: Notify,
 }
 
 /// The settings of the fleet.
@@ -103,6 +108,8 @@ impl Registration {
                         settings,
                         was_lost,
                         max_rev,
+                        failure: RefCell::default(),
+                        failed: Notify::new(),
                     });
                 }
                 RegisterAnswer::Watch { seq, wait_ms } => {
@@ -135,9 +142,25 @@ impl Registration {
     /// connection may have outlived that.
     pub async fn renew(&self, acknowledged: i64) -> Result<(Vec<Key>, Vec<CancelOrder>), HubError> {
         match self.call(RENEW, [self.instance.into()]).await? {
-            RenewAnswer::Ok { max_rev, .. } if max_rev < acknowledged => Err(HubError::Superseded),
+            RenewAnswer::Ok { max_rev, .. } if max_rev < acknowledged => Err(HubError::DatabaseRestored),
             RenewAnswer::Ok { free, orders, .. } => Ok((free, orders)),
             RenewAnswer::Superseded | RenewAnswer::Lost => Err(HubError::Superseded),
+        }
+    }
+
+    /// Ends it after a call has failed that has to be made again: through the next one.
+    pub fn fail(&self, why: HubError) {
+        self.failure.replace(Some(why));
+        self.failed.notify_one();
+    }
+
+    /// Waits until [`Registration::fail`] ends it.
+    pub async fn failed(&self) -> HubError {
+        loop {
+            if let Some(why) = self.failure.take() {
+                return why;
+            }
+            self.failed.notified().await;
         }
     }
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tracing::{error, info, warn};
@@ -75,20 +75,22 @@ impl HubRunner {
     /// Serves until the monitor stops it or the ledger has left the fleet. A panic is reported, and what it
     /// left is dropped.
     fn run(mut self) {
-        let (mut pause, mut reported) = (FIRST_PAUSE, String::new());
+        let mut failures = HubFailures::default();
         loop {
-            match catch_unwind(AssertUnwindSafe(|| self.serve())) {
+            let began = Instant::now();
+            let served = catch_unwind(AssertUnwindSafe(|| self.serve()));
+            let pause = failures.pause_after(began.elapsed());
+            match served {
                 Ok(Ok(())) => return self.service.fleet_status(""),
                 Ok(Err(e)) => {
                     let why = chain(&e);
                     self.service.fleet_status(&why);
-                    if why != reported {
+                    if failures.is_new(&why) {
                         warn!(
                             hint = e.hint(),
                             "the ledger {} is not published: {why}",
                             self.at.file.display()
                         );
-                        reported = why;
                     }
                 }
                 Err(_) => error!("the hub of the fleet failed; it is started again in {pause:?}"),
@@ -96,7 +98,6 @@ impl HubRunner {
             if self.waits(pause) {
                 return;
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
@@ -140,5 +141,43 @@ impl HubRunner {
         };
         let stopped = async { commands.wait_for(|command| *command != HubCommand::Run).await.map(drop) };
         runtime.block_on(async { tokio::time::timeout(pause, stopped).await }).is_ok()
+    }
+}
+
+/// The failures that follow one another.
+#[derive(Default)]
+struct HubFailures {
+    pause: Duration,
+    reported: String,
+}
+
+impl HubFailures {
+    /// How long to wait after a hub has served for this time. One that has served for long begins anew.
+    fn pause_after(&mut self, served: Duration) -> Duration {
+        if served > LONGEST_PAUSE {
+            *self = HubFailures::default();
+        }
+        self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        self.pause
+    }
+
+    /// Whether this failure is another one than the one before.
+    fn is_new(&mut self, why: &str) -> bool {
+        std::mem::replace(&mut self.reported, why.to_owned()) != why
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_that_follow_one_another_are_reported_once_and_a_later_one_again() {
+        let (short, mut failures) = (Duration::from_secs(1), HubFailures::default());
+        let mut pauses = [0; 8].map(|_| failures.pause_after(short).as_secs());
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(["a", "a", "b"].map(|why| failures.is_new(why)), [true, false, true]);
+        pauses[0] = failures.pause_after(LONGEST_PAUSE * 2).as_secs();
+        assert_eq!((pauses[0], failures.is_new("b")), (1, true));
     }
 }

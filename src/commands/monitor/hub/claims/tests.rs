@@ -265,18 +265,19 @@ fn a_call_that_failed_is_made_again_after_a_pause() {
     let give_up = || ClaimCall::GiveUp { key: "k".into() };
     let take = ClaimCall::Take { number: 1, request: asked("k", "1", WhenHeld::Wait), wait: true };
     let later = || Instant::now() + std::time::Duration::from_secs(60);
-    for _ in 0..2 {
-        hub.ask(1, WhenHeld::Wait);
+    for (if_held, waits) in [(WhenHeld::Wait, true), (WhenHeld::Refuse, false)] {
+        hub.ask(1, if_held);
         for failure in 1..=3 {
-            assert_eq!(hub.calls().0, [(1, true)]);
+            assert_eq!(hub.calls().0, [(1, waits)]);
             hub.claims.failed(Some(1), take.subject(), &passing());
             hub.claims.repeat(Instant::now());
             assert_eq!(hub.calls(), (vec![], vec![]), "it pauses");
             let why = "it passes".to_owned();
-            assert_eq!(hub.told(1), Vec::from_iter((failure == 3).then_some(HubAnswer::Away { why })));
+            let is_told = waits || failure == 3;
+            assert_eq!(hub.told(1), Vec::from_iter(is_told.then_some(HubAnswer::Away { why })));
             hub.claims.repeat(later());
         }
-        assert_eq!(hub.calls(), (vec![(1, true)], vec![ClaimCall::List]));
+        assert_eq!(hub.calls(), (vec![(1, waits)], vec![ClaimCall::List]));
         hub.claims.succeeded(&take.subject());
         hub.answer(1, granted("1"));
         hub.end(1);
