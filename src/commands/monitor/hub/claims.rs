@@ -8,9 +8,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
-use tokio::sync::mpsc::UnboundedSender;
-
 use super::claim_calls::{CallSubject, ClaimCall, ClaimedKey, TakeAnswer};
+use super::pending::{PendingRun, Stage};
 use super::repeats::RepeatedCalls;
 use super::server::{RunEvent, RunNumber};
 use crate::fleet::socket::{HubAnswer, KeyHolder, KeyRequest, StaleSession, WhenHeld};
@@ -38,76 +37,6 @@ pub(super) enum DatabaseLink {
     Away { why: String },
     /// This ledger is registered with this epoch.
     Ready { epoch: i64 },
-}
-
-/// How far a request is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// To be sent.
-    Queued,
-    /// The database has been asked.
-    Sent,
-    /// The database knows that this ledger waits for the key.
-    Waiting,
-    Granted,
-}
-
-/// What a run knows of what it waits for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Told {
-    Nothing,
-    /// Other runs of this host are first.
-    InLine,
-    Holder(KeyHolder),
-}
-
-#[derive(Debug)]
-struct PendingRun {
-    asked: KeyRequest,
-    stage: Stage,
-    /// The database is to know that it waits.
-    waits: bool,
-    told: Told,
-    /// The task on another host that was cancelled for it.
-    cancelled: Option<TaskId>,
-    answers: UnboundedSender<HubAnswer>,
-}
-
-impl PendingRun {
-    fn answer(&self, answer: HubAnswer) {
-        // The run may have ended, which is reported.
-        let _ = self.answers.send(answer);
-    }
-
-    fn tell(&mut self, holder: &KeyHolder) {
-        self.told = Told::Holder(holder.clone());
-        self.answer(HubAnswer::Held(holder.clone()));
-    }
-
-    /// The run waits behind others of this host, the first of which waits for this holder. It is told once.
-    fn tell_in_line(&mut self, holder: Option<&KeyHolder>) {
-        match (holder, &self.told) {
-            (Some(holder), Told::Nothing | Told::InLine) => self.tell(holder),
-            (None, Told::Nothing) => {
-                self.told = Told::InLine;
-                self.answer(HubAnswer::InLine);
-            }
-            _ => {}
-        }
-    }
-
-    /// The holder on another host for which it waits.
-    fn awaited(&self) -> Option<&KeyHolder> {
-        match &self.told {
-            Told::Holder(holder) if self.stage == Stage::Waiting => Some(holder),
-            _ => None,
-        }
-    }
-
-    /// Requests of one key that wait are served one after the other.
-    fn is_in_line(&self) -> bool {
-        self.asked.if_held == WhenHeld::Wait
-    }
 }
 
 /// The requests of all runs, and the claims of this ledger that the end of no task releases.
@@ -285,16 +214,7 @@ impl FleetClaims {
         match event {
             RunEvent::Asked(number, asked, answers) => {
                 let key = asked.key.clone();
-                let waits = asked.if_held == WhenHeld::Wait;
-                let request = PendingRun {
-                    asked,
-                    stage: Stage::Queued,
-                    waits,
-                    told: Told::Nothing,
-                    cancelled: None,
-                    answers,
-                };
-                self.requests.insert(number, request);
+                self.requests.insert(number, PendingRun::new(asked, answers));
                 self.answer_if_away(number);
                 self.send(&key);
                 Ok(())
@@ -411,7 +331,7 @@ impl FleetClaims {
 
     /// Whether the run of this task has the key, or asks for it, so that its row may follow.
     pub(super) fn is_beginning(&self, task: &TaskId) -> bool {
-        self.requests.values().any(|r| r.asked.task == *task && is_pending(r))
+        self.requests.values().any(|r| r.asked.task == *task && r.is_pending())
     }
 
     /// The database refuses a request: the run is refused.
@@ -504,7 +424,7 @@ impl FleetClaims {
     }
 
     fn pending_keys(&self) -> impl Iterator<Item = Key> {
-        self.requests.values().filter(|r| is_pending(r)).map(|r| r.asked.key.clone())
+        self.requests.values().filter(|r| r.is_pending()).map(|r| r.asked.key.clone())
     }
 
     fn of_key(&self, key: &Key) -> impl Iterator<Item = &PendingRun> {
@@ -513,12 +433,8 @@ impl FleetClaims {
 
     /// Whether a run has the key, or may get it at any moment.
     fn is_pending(&self, key: &Key) -> bool {
-        self.of_key(key).any(is_pending)
+        self.of_key(key).any(PendingRun::is_pending)
     }
-}
-
-fn is_pending(request: &PendingRun) -> bool {
-    matches!(request.stage, Stage::Sent | Stage::Granted)
 }
 
 /// Why the session of the key in this ledger is not to be resumed. The database does not know yet what the

@@ -16,6 +16,7 @@ mod local_keys;
 mod node;
 mod notices;
 mod orders;
+mod pending;
 mod publication;
 mod reconcile;
 mod registration;
