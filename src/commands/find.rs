@@ -88,8 +88,15 @@ pub fn find_in(ledger: &Ledger, id: &str) -> Result<Task, Error> {
         TaskLookup::One(task) => Ok(*task),
         TaskLookup::None => {
             let message = format!("no task {id} in the ledger {}", ledger.path().display());
-            Err(Error::new(Kind::Nothing, message)
-                .hint(format!("run `{}` to see the ids", view::suggestion(ledger.option(), "list"))))
+            let suggest = |what: &str| view::suggestion(ledger.option(), what);
+            let hint = match ledger.fleet() {
+                None => format!("run `{}` to see the ids", suggest("list")),
+                Some(_) => format!(
+                    "if it is a task of another host, use the same command there; `{}` names the host",
+                    suggest(&format!("show {}", view::operand(id)))
+                ),
+            };
+            Err(Error::new(Kind::Nothing, message).hint(hint))
         }
         TaskLookup::Ambiguous(ids) => {
             let tasks = ids.iter().filter_map(|id| match ledger.task(id.as_str()) {

@@ -64,8 +64,9 @@ impl FleetConnection {
     /// Connects to the first host of the URL that answers and accepts writing.
     pub async fn connect(url: &DatabaseUrl, options: ConnectOptions) -> Result<FleetConnection, FleetError> {
         let target = DatabaseTarget::of(url)?;
-        // A host that does not answer leaves the others their share of the time.
-        let within = options.timeout / u32::try_from(target.hosts.len()).unwrap_or(u32::MAX);
+        // A host that does not answer leaves the others their share of the time, in whole milliseconds.
+        let hosts = u32::try_from(target.hosts.len()).unwrap_or(u32::MAX);
+        let within = Duration::from_millis((options.timeout / hosts).as_millis() as u64);
         let mut connected = Err(FleetError::from(UrlError::NoHost));
         for host in &target.hosts {
             let silent = |_| FleetError::Silent { server: host.to_string(), within };

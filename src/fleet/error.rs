@@ -81,8 +81,8 @@ impl FleetError {
             FleetError::Service(ServiceError::File(e)) | FleetError::Password(e) => return e.hint(),
             FleetError::Tls(e) => return e.hint(),
             FleetError::Untrusted { .. } => {
-                "check the host name; if an authority of your own signed its certificate, add \
-                 ?sslrootcert=/PATH/ca.pem to the URL"
+                "check the host name; if it signed its certificate itself, or an authority of your own did, \
+                 add ?sslrootcert=/PATH/FILE.pem to the URL, with the certificate of the one or the other"
             }
             FleetError::Restored { .. } => {
                 "stop its monitor, run `bookend fleet join --new-node URL`, and start the monitor again"

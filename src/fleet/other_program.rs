@@ -30,7 +30,7 @@ pub fn continue_there() -> Error {
 /// Returns if there is no such program.
 fn execute() -> io::Result<()> {
     let own = env::current_exe()?;
-    // A program of that name which lacks the client too would execute itself for ever.
+    // A program of that name without the client would execute itself without end.
     if own.file_name().is_some_and(|name| name == NAME) {
         return Ok(());
     }

@@ -28,7 +28,7 @@ pub enum ServiceError {
     File(#[from] PasswordError),
 }
 
-/// Settings of libpq that change neither who answers nor what is asked. bookend has its own.
+/// Settings of libpq that change neither the server nor what is asked. bookend uses its own values.
 const WITHOUT_EFFECT: [&str; 9] = [
     "application_name",
     "client_encoding",

@@ -18,7 +18,7 @@ use crate::task::{Key, TaskId, Time};
 
 /// The name of the socket in the private directory of the ledger.
 pub const SOCKET_NAME: &str = "fleet.sock";
-/// The longest path that fits into an address, with its NUL byte: unix(7).
+/// The longest path that fits into an address, where a NUL byte follows it: unix(7).
 const LONGEST_PATH: usize = 107;
 /// The longest line that is read.
 pub const LONGEST_LINE: usize = 1 << 20;

@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature,
+};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
@@ -42,33 +45,22 @@ pub(super) fn connector(
     root: Option<&PathBuf>,
 ) -> Result<Option<MakeRustlsConnect>, TlsError> {
     let provider = Arc::new(ring::default_provider());
-    let builder =
-        || ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
-    let config = match encryption {
+    let trust = match encryption {
         Encryption::Disable => return Ok(None),
-        Encryption::Require => {
-            let any = Arc::new(AnyServer(provider.signature_verification_algorithms));
-            builder()?.dangerous().with_custom_certificate_verifier(any).with_no_client_auth()
-        }
-        Encryption::VerifyFull => {
-            let roots = match root {
-                Some(file) => roots_of(file)?,
-                None => system_roots()?,
-            };
-            builder()?.with_root_certificates(roots).with_no_client_auth()
-        }
+        Encryption::Require => ServerTrust::Anyone,
+        Encryption::VerifyFull => ServerTrust::verified(root, provider.clone())?,
     };
+    let check = ServerCheck { trust, algorithms: provider.signature_verification_algorithms };
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let config = config.dangerous().with_custom_certificate_verifier(Arc::new(check)).with_no_client_auth();
     Ok(Some(MakeRustlsConnect::new(config)))
 }
 
-fn roots_of(file: &PathBuf) -> Result<RootCertStore, TlsError> {
+fn certificates_in(file: &PathBuf) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let failed = |e| TlsError::RootCertificate(file.clone(), e);
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(file).map_err(failed)? {
-        let added = roots.add(certificate.map_err(failed)?);
-        added.map_err(|e| TlsError::UnusableCertificate(file.clone(), e))?;
-    }
-    if roots.is_empty() { Err(TlsError::NoCertificate(file.clone())) } else { Ok(roots) }
+    let found: Vec<_> =
+        CertificateDer::pem_file_iter(file).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?;
+    if found.is_empty() { Err(TlsError::NoCertificate(file.clone())) } else { Ok(found) }
 }
 
 fn system_roots() -> Result<RootCertStore, TlsError> {
@@ -78,20 +70,69 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
     if roots.is_empty() { Err(TlsError::NoSystemCertificates(found.errors.pop())) } else { Ok(roots) }
 }
 
-/// Accepts any certificate, as libpq does with `sslmode=require`.
+/// Who is taken for the server.
 #[derive(Debug)]
-struct AnyServer(WebPkiSupportedAlgorithms);
+enum ServerTrust {
+    /// `sslmode=require`: whoever answers, as with libpq.
+    Anyone,
+    /// Whose certificate one of the authorities has signed, for its host name.
+    Verified {
+        authorities: Arc<WebPkiServerVerifier>,
+        /// The only certificate of `sslrootcert`. A server that has exactly this one needs no other proof:
+        /// many sign their own, and call it an authority or give it no name that counts, as PostgreSQL's
+        /// documentation does ("Secure TCP/IP Connections with SSL").
+        known: Option<CertificateDer<'static>>,
+    },
+}
 
-impl ServerCertVerifier for AnyServer {
+impl ServerTrust {
+    fn verified(root: Option<&PathBuf>, provider: Arc<CryptoProvider>) -> Result<ServerTrust, TlsError> {
+        let mut known = None;
+        let roots = match root {
+            None => system_roots()?,
+            Some(file) => {
+                let certificates = certificates_in(file)?;
+                if let [only] = &certificates[..] {
+                    known = Some(only.clone());
+                }
+                let mut roots = RootCertStore::empty();
+                for certificate in certificates {
+                    let added = roots.add(certificate);
+                    added.map_err(|e| TlsError::UnusableCertificate(file.clone(), e))?;
+                }
+                roots
+            }
+        };
+        let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+        let authorities = authorities.map_err(|e| rustls::Error::General(e.to_string()))?;
+        Ok(ServerTrust::Verified { authorities, known })
+    }
+}
+
+#[derive(Debug)]
+struct ServerCheck {
+    trust: ServerTrust,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for ServerCheck {
     fn verify_server_cert(
         &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
+        match &self.trust {
+            ServerTrust::Anyone => Ok(ServerCertVerified::assertion()),
+            ServerTrust::Verified { known: Some(known), .. } if known == certificate => {
+                Ok(ServerCertVerified::assertion())
+            }
+            ServerTrust::Verified { authorities, .. } => {
+                authorities.verify_server_cert(certificate, intermediates, name, ocsp, now)
+            }
+        }
     }
 
     fn verify_tls12_signature(
@@ -100,7 +141,7 @@ impl ServerCertVerifier for AnyServer {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0)
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -109,10 +150,10 @@ impl ServerCertVerifier for AnyServer {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0)
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }

@@ -37,6 +37,10 @@ fn rename_server(postgres: &Postgres) {
     let script = "printf 'subjectAltName=DNS:elsewhere.example' >server.ext &&
         openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
         -extfile server.ext -out server.pem";
+    change_certificate(postgres, script);
+}
+
+fn change_certificate(postgres: &Postgres, script: &str) {
     let made = as_owner("sh").args(["-c", script]).current_dir(postgres.dir().join("data")).output();
     assert!(made.expect("openssl").status.success());
     postgres.psql("SELECT pg_reload_conf()");
@@ -132,6 +136,36 @@ fn a_server_with_another_name_or_an_unknown_authority_is_refused() {
     let both = format!("{checked}&sslmode=require");
     let output = see(&both).ended(End::Code(2));
     assert!(output.stderr.contains("sslrootcert has no effect"), "{output:?}");
+}
+
+#[test]
+fn a_server_that_signed_its_own_certificate_is_known_by_it() {
+    let Some((world, postgres)) = fleet("a_server_that_signed_its_own_certificate_is_known_by_it") else {
+        return;
+    };
+    // As PostgreSQL's documentation says: an authority, with a name that only libpq takes for one.
+    let sign = "openssl req -new -x509 -days 2 -nodes -text -out server.pem -keyout server.key -subj /CN=db";
+    let certificate = |name: &str| {
+        change_certificate(&postgres, sign);
+        let file = world.path(name);
+        fs::copy(postgres.dir().join("data/server.pem"), &file).expect("its certificate");
+        file
+    };
+    let url = postgres.tls_url("host_a");
+    let (bare, _) = url.split_once('?').expect("its options");
+    let see = |file: &std::path::Path| {
+        with_file(&world, &postgres, &format!("{bare}?sslrootcert={}", file.display()))
+    };
+    let first = certificate("first.pem");
+    see(&first).ended(End::Code(0)).silent();
+    let second = certificate("second.pem");
+    refused(see(&first), &["no secure connection", "it signed its certificate itself"]);
+    see(&second).ended(End::Code(0)).silent();
+    // Authorities: neither is a server's certificate then.
+    let both = world.path("both.pem");
+    fs::write(&both, [&first, &second].map(|file| fs::read_to_string(file).expect("text")).concat())
+        .expect("both");
+    refused(see(&both), &["no secure connection"]);
 }
 
 #[test]

@@ -309,7 +309,9 @@ fn audit_finds_what_is_wrong_on_other_hosts() {
     );
     site.row(THERE, "odd", "success", TOMORROW, &[("finished_at", "now()")]);
     site.row(HERE, "own", "success", TOMORROW, &[("finished_at", "now()")]);
-    site.row(THERE, "twice", "running", HOUR_AGO, &[]);
+    let late = r#"'{"status": "interrupted", "finished_at": "2026-11-30T12:00:00Z"}'"#;
+    let lost = [("reason", "'host_lost'"), ("hinted_at", "now()"), ("late", late)];
+    site.row(THERE, "twice", "interrupted", HOUR_AGO, &lost);
     site.postgres.psql(&format!(
         "INSERT INTO bookend.finding (node, kind, subject, detail) VALUES ('{THERE}', 'double_claim', 'twice',
          '{{\"key\": \"k\", \"other_task\": \"x\", \"other_host\": \"gone\"}}')"
@@ -323,7 +325,7 @@ fn audit_finds_what_is_wrong_on_other_hosts() {
     };
     let of = |code: &str, task: &str, fix: &str| (code.to_owned(), task.to_owned(), fix.to_owned());
     let all = [
-        of("double_claim", "twice", "bookend cancel twice"),
+        of("double_claim", "twice", "bookend show twice"),
         of("late_ending", "late", "bookend show late"),
         of("unreachable", "lost-sight", "bookend fleet declare-lost gone"),
         of("delivery_failed", "hook", "bookend deliver hook  # on there"),
@@ -337,7 +339,10 @@ fn audit_finds_what_is_wrong_on_other_hosts() {
     site.bookend(&["audit", "--fail-on", "error"]).ended(End::Code(1));
     let page = site.prints(&["show", "late"]);
     assert!(page.contains("success at 2026-11-30T12:00:00Z, after the fleet had ended it"), "{page}");
-    assert_eq!(found(&["--ledger", &site.url()]).len(), 6);
+    let there = found(&["--ledger", &site.url()]);
+    assert_eq!(there.len(), 6);
+    let is_elsewhere = |fix: &str| fix.contains(" --ledger postgres://") || fix.contains("  # on there");
+    assert!(there.iter().all(|(_, _, fix)| is_elsewhere(fix)), "{there:?}");
 }
 
 #[test]
@@ -465,6 +470,11 @@ fn each_of_two_ledgers_shows_the_tasks_of_both() {
         let shown = json(node, &["show", other]);
         assert_eq!((&shown["task"]["id"], &shown["task"]["argv"]), (&json!(other), &Value::Null), "{shown}");
         assert_eq!(shown["transitions"].as_array().map(Vec::len), Some(2), "{shown}");
+        for words in [["logs", other], ["redispatch", other]] {
+            let output = node.world.bare(["bookend"].iter().chain(&words).copied()).run();
+            assert!(output.stderr.contains("if it is a task of another host, use"), "{}", output.stderr);
+            assert!(output.stderr.contains(&format!(" {other}` names the host")), "{}", output.stderr);
+        }
         let total = &json(node, &["stats"])["total"];
         assert_eq!((&total["runs"], &total["failure"]), (&json!(2), &json!(1)), "{total}");
     }

@@ -9,19 +9,18 @@ use crate::fleet::DoubleClaim;
 use crate::task::{FleetTask, RecordedTime, Status, Task, TaskId, Time};
 use crate::view::{self, Code, Finding, Severity};
 
-/// Each task has only its first finding.
+/// Each task has only its gravest finding.
 ///
 /// # Errors
 /// When the ledger cannot be read, or the database if it is alone.
 pub(super) fn findings(source: &TaskSource) -> Result<Vec<Finding>, Error> {
     let Some(found) = source.audit()? else { return Ok(Vec::new()) };
     let mut audit = FleetAuditor { source, now: Time::now(), found: Vec::new(), reported: BTreeSet::new() };
-    // A task that has ended late no longer holds its key twice.
-    for row in &found.late {
-        audit.late(row);
-    }
     for claim in &found.double_claims {
         audit.double_claim(claim);
+    }
+    for row in &found.late {
+        audit.late(row);
     }
     for row in found.unreachable.iter().chain(&found.unsettled) {
         // The ledger has what is known of the tasks of this host.
@@ -60,17 +59,16 @@ impl FleetAuditor<'_> {
         view::since(time, self.now)
     }
 
+    /// A command that reaches the fleet through the ledger or, without one, by the database.
     fn command(&self, what: &str) -> String {
-        view::suggestion(self.source.at().and_then(|at| at.option()), what)
+        match self.source.at() {
+            Some(at) => view::suggestion(at.option(), what),
+            None => view::suggestion(Some(Path::new(&self.source.place())), what),
+        }
     }
 
-    /// A command that reads the fleet, through the ledger or without one.
     fn show(&self, task: &Task) -> String {
-        let what = format!("show {}", view::operand(task.id.as_str()));
-        match self.source.at() {
-            Some(_) => self.command(&what),
-            None => view::suggestion(Some(Path::new(&self.source.place())), &what),
-        }
+        self.command(&format!("show {}", view::operand(task.id.as_str())))
     }
 
     fn double_claim(&mut self, claim: &DoubleClaim) {

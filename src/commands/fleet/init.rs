@@ -36,7 +36,7 @@ pub(super) fn init(options: &FleetInitOptions) -> Result<String, Error> {
             match &made.password {
                 Some(password) => {
                     let line = connection.password_line(&made.name, password);
-                    // At once: nobody else knows it, and making the next role may fail.
+                    // At once: it is stored nowhere, and making the next role may fail.
                     print(&format!(
                         "# {host}: write the next line to ~/.pgpass there, then run `{join}`\n{line}\n"
                     ))?;

@@ -74,7 +74,8 @@ CREATE TABLE bookend.lease (
     stopped_at timestamptz,
     lost_at    timestamptz,
     lost_by    name,
-    -- A newcomer with this node's id was told this seq then, and waits whether it moves.
+    -- The seq that `register` has answered to a newcomer with this node's id, and when: it waits whether that
+    -- moves.
     watch_seq  bigint,
     watch_at   timestamptz
 ) WITH (fillfactor = 20);
@@ -280,7 +281,7 @@ CREATE TABLE bookend.finding (
     UNIQUE (node, kind, subject)
 );
 
--- When someone last followed the list.
+-- When a program last followed the list.
 CREATE TABLE bookend.watcher (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     seen_at  timestamptz NOT NULL
@@ -346,7 +347,7 @@ BEGIN
     RETURN first;
 END $$;
 
--- Tells the node that waits longest that the key is free. Nobody is told if nobody waits.
+-- Notifies the node that waits longest, if there is one, that the key is free.
 CREATE FUNCTION bookend.offer(p_key text) RETURNS void
 LANGUAGE plpgsql SET search_path = bookend, pg_temp
 AS $$
@@ -358,7 +359,7 @@ BEGIN
     END IF;
 END $$;
 
--- Tells those that follow the list, if there were any within 90 seconds.
+-- Notifies the programs that follow the list, if there were any within 90 seconds.
 CREATE FUNCTION bookend.rows_changed() RETURNS void
 LANGUAGE plpgsql SET search_path = bookend, pg_temp
 AS $$
@@ -419,7 +420,7 @@ SELECT n.id, n.host, n.role, n.machine_id, n.boot_id, n.ledger_id, n.ledger_file
        (SELECT count(*) FROM bookend.waiter w WHERE w.node = n.id) AS waiting
 FROM bookend.node n JOIN bookend.lease l ON l.node = n.id;
 
--- Who holds a key, or for whom it is reserved: the answer `held` of `take`.
+-- The task that holds a key, or for which it is reserved: the answer `held` of `take`.
 CREATE FUNCTION bookend.held(p_task text, p_node uuid, p_since timestamptz) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = bookend, pg_temp
 AS $$

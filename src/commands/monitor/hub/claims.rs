@@ -334,10 +334,12 @@ impl FleetClaims {
         self.requests.values().any(|r| r.asked.task == *task && r.is_pending())
     }
 
-    /// The database refuses a request: the run is refused.
+    /// The database or the ledger refuses a request: the run is refused.
     pub(super) fn refused(&mut self, number: RunNumber, error: &dyn std::error::Error, hint: Option<String>) {
         if let Some(request) = self.requests.remove(&number) {
             request.answer(HubAnswer::Refused { why: crate::error::chain(error), hint });
+            // The next one may be behind it.
+            self.send(&request.asked.key);
         }
     }
 

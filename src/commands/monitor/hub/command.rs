@@ -1,6 +1,6 @@
-//! What the monitor tells its hub to do.
+//! The commands of the monitor to its hub.
 
-/// What the monitor wants of its hub.
+/// What the hub is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HubCommand {
     Run,

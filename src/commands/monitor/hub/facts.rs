@@ -9,7 +9,7 @@ use crate::process::procfs::identity;
 
 const MACHINE_ID: &str = "/etc/machine-id";
 
-/// The facts by which the fleet tells a restarted monitor from a copy of its ledger.
+/// The facts by which the fleet distinguishes a restarted monitor from a copy of its ledger.
 #[derive(Debug, Serialize)]
 pub struct NodeFacts {
     machine_id: Option<String>,

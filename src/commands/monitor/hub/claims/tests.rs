@@ -302,6 +302,17 @@ fn each_registration_is_asked_again_even_if_the_link_between_was_not_seen() {
 }
 
 #[test]
+fn a_run_behind_one_that_was_refused_is_sent() {
+    let mut hub = HubWorld::new();
+    hub.ask(1, WhenHeld::Wait);
+    hub.ask(2, WhenHeld::Wait);
+    hub.calls();
+    hub.claims.refused(1, &std::io::Error::other("too long"), None);
+    hub.end(1);
+    assert_eq!(hub.calls(), (vec![(2, true)], vec![]));
+}
+
+#[test]
 fn a_run_that_waits_asks_again_at_each_look() {
     let mut world = HubWorld::new();
     world.ask(1, WhenHeld::Wait);
