@@ -59,6 +59,15 @@ fn two(postgres: &Postgres) -> (Node, Node) {
     nodes
 }
 
+/// Only the row of the running task says that this process is its supervisor, and it is another one.
+fn in_another_pid_namespace(node: &Node) {
+    let pid = std::process::id();
+    node.world.write(&format!(
+        "UPDATE task_history SET supervisor_pid = {pid}, supervisor_start = 1, supervisor_pidfd = NULL \
+         WHERE status = 'running'"
+    ));
+}
+
 /// What came of all orders.
 fn results(postgres: &Postgres) -> String {
     postgres.psql("SELECT task_id, result FROM bookend.cancel_order WHERE done_at IS NOT NULL ORDER BY id")
@@ -132,6 +141,22 @@ fn replace_cancels_each_task_that_holds_the_key_on_another_host() {
         assert_eq!(output.stderr.matches(&line).count(), 1, "{output:?}");
     }
     assert_eq!(results(&postgres), "t1|asked\nt2|asked");
+}
+
+#[test]
+fn replace_says_why_the_holder_cannot_be_cancelled() {
+    let Some(postgres) = fleet("replace_says_why_the_holder_cannot_be_cancelled") else { return };
+    let (a, b) = (Node::start(&postgres, "a"), Node::start(&postgres, "b"));
+    let running = Running::of(&a, &postgres, "t1", &["--key", "k"]);
+    in_another_pid_namespace(&a);
+    let replace = b.keyed("k", "true").options(["--replace", "--fleet-timeout", "60s"]);
+    let refused = replace.run().ended(End::Code(75));
+    for part in
+        ["held by task t1 on host ", ", which cannot be cancelled: it runs where its pid means another"]
+    {
+        assert!(refused.stderr.contains(part), "{part:?} in {}", refused.stderr);
+    }
+    running.end(0);
 }
 
 #[test]
@@ -236,12 +261,7 @@ fn an_order_touches_only_a_running_task_of_the_ledger() {
     }
     let expected = "none|no such task here\nt|no such task here\nt2|has ended";
     eventually(a.world.deadline(), "the results", || results(&postgres) == expected);
-    // Only the row says that this process is the supervisor, and it is another one.
-    let pid = std::process::id();
-    a.world.write(&format!(
-        "UPDATE task_history SET supervisor_pid = {pid}, supervisor_start = 1, supervisor_pidfd = NULL \
-         WHERE id = 't1'"
-    ));
+    in_another_pid_namespace(&a);
     postgres.psql(
         "INSERT INTO bookend.cancel_order (task_id, node, by_role) SELECT 't1', id, 'x' FROM bookend.node",
     );

@@ -17,6 +17,8 @@ const REPOINT: &str = "SELECT bookend.repoint($1, $2, $3, $4)";
 const RELEASE: &str = "SELECT bookend.release($1, $2, $3, $4)";
 const GIVE_UP: &str = "SELECT bookend.give_up_waiting($1, $2, $3)";
 const CANCEL: &str = "SELECT bookend.order_cancel($1, $2, $3)";
+const ORDER_RESULT: &str =
+    "SELECT coalesce((SELECT to_jsonb(result) FROM bookend.cancel_order WHERE id = $1), 'null')";
 const FINDING: &str = "SELECT bookend.finding($1, $2, $3, $4, $5)";
 const CLAIMS: &str = "SELECT bookend.claims($1)";
 
@@ -47,6 +49,11 @@ pub(super) enum ClaimCall {
     /// Orders that the task which holds a key on another host is cancelled.
     Cancel {
         key: Key,
+    },
+    /// Asks what came of the order with this number.
+    CheckOrder {
+        key: Key,
+        order: i64,
     },
     /// Lists the claims of this ledger.
     List,
@@ -93,14 +100,26 @@ pub(super) enum ClaimAnswer {
     Listed(Vec<ClaimedKey>),
     /// The claim on the key of a running task was taken, or its holder on another host.
     Asserted(KeyRequest, Option<KeyHolder>),
-    /// The task on another host for which there is an order now, if one holds the key.
-    Ordered(Key, Option<TaskId>),
+    /// The order that the task which holds the key on another host is cancelled.
+    Ordered(Key, OrderedCancel),
+    /// What came of the order with this number.
+    Checked(Key, i64, String),
     Done,
 }
 
+/// An order to cancel a task of another ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct OrderedCancel {
+    pub(super) task: TaskId,
+    pub(super) order: i64,
+}
+
 #[derive(Debug, Deserialize)]
-struct OrderedTask {
-    task: Option<TaskId>,
+#[serde(untagged)]
+enum CancelAnswer {
+    Ordered(OrderedCancel),
+    /// No other ledger holds the key.
+    None {},
 }
 
 /// A call that failed, for a run if it was made for one.
@@ -117,7 +136,8 @@ impl ClaimCall {
             ClaimCall::Repoint { key, .. }
             | ClaimCall::Release { key, .. }
             | ClaimCall::GiveUp { key }
-            | ClaimCall::Cancel { key } => Some(key),
+            | ClaimCall::Cancel { key }
+            | ClaimCall::CheckOrder { key, .. } => Some(key),
             ClaimCall::List => None,
         };
         CallSubject { key: key.cloned(), kind: discriminant(self) }
@@ -156,9 +176,13 @@ impl ClaimCall {
                 registration.call(RELEASE, [key.as_str().into(), task.as_str().into()]).await.map(done)
             }
             ClaimCall::GiveUp { key } => registration.call(GIVE_UP, [key.as_str().into()]).await.map(done),
-            ClaimCall::Cancel { key } => {
-                let ordered: OrderedTask = registration.call(CANCEL, [key.as_str().into()]).await?;
-                Ok(ClaimAnswer::Ordered(key, ordered.task))
+            ClaimCall::Cancel { key } => Ok(match registration.call(CANCEL, [key.as_str().into()]).await? {
+                CancelAnswer::Ordered(order) => ClaimAnswer::Ordered(key, order),
+                CancelAnswer::None {} => ClaimAnswer::Done,
+            }),
+            ClaimCall::CheckOrder { key, order } => {
+                let result: Option<String> = registration.read(ORDER_RESULT, [order.into()]).await?;
+                Ok(result.map_or(ClaimAnswer::Done, |result| ClaimAnswer::Checked(key, order, result)))
             }
             ClaimCall::List => claims(registration).await.map(ClaimAnswer::Listed),
         }

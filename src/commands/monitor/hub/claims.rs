@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
-use super::claim_calls::{CallSubject, ClaimCall, ClaimedKey, TakeAnswer};
+use super::claim_calls::{CallSubject, ClaimCall, ClaimedKey, OrderedCancel, TakeAnswer};
 use super::pending::{PendingRun, Stage};
 use super::repeats::RepeatedCalls;
 use super::server::{RunEvent, RunNumber};
@@ -308,9 +308,10 @@ impl FleetClaims {
             (WhenHeld::Wait, _) => run.stage = Stage::Waiting,
             (WhenHeld::Replace, true) => {
                 run.stage = Stage::Waiting;
-                if run.cancelled.as_ref() != Some(&holder.task) {
-                    self.calls.push_back(ClaimCall::Cancel { key: key.clone() });
-                }
+                self.calls.push_back(match run.order() {
+                    Some(order) => ClaimCall::CheckOrder { key: key.clone(), order },
+                    None => ClaimCall::Cancel { key: key.clone() },
+                });
                 let cancel = ClaimCall::Cancel { key: key.clone() };
                 self.repeats.soon(cancel.subject(), Instant::now());
             }
@@ -322,10 +323,23 @@ impl FleetClaims {
         }
     }
 
-    /// This task on another host was asked to end, or will be, for the runs that replace the holder.
-    pub(super) fn ordered(&mut self, key: &Key, task: &TaskId) {
+    /// A task on another host will be cancelled for the runs that replace the holder of the key.
+    pub(super) fn ordered(&mut self, key: &Key, order: &OrderedCancel) {
         for run in self.requests.values_mut().filter(|r| r.asked.key == *key) {
-            run.cancelled = Some(task.clone());
+            run.ordered = Some(order.clone());
+        }
+    }
+
+    /// What came of an order. A task that is not known there may begin, and is ordered again.
+    pub(super) fn checked(&mut self, key: &Key, order: i64, result: &str) {
+        let is_known = !result.starts_with("no such");
+        let why = result.strip_prefix("refused: ");
+        if is_known && why.is_none() {
+            return;
+        }
+        for run in self.requests.values_mut().filter(|r| r.asked.key == *key && r.order() == Some(order)) {
+            run.ordered = None;
+            why.iter().for_each(|why| run.refuse_holder(why));
         }
     }
 

@@ -137,11 +137,15 @@ fn conclude(node: &HubNode, (registration, subject, outcome): Outcome) -> Result
             );
             Ok(())
         }
-        Ok(ClaimAnswer::Ordered(key, Some(task))) => {
-            node.claims.borrow_mut().ordered(&key, &task);
+        Ok(ClaimAnswer::Ordered(key, order)) => {
+            node.claims.borrow_mut().ordered(&key, &order);
             Ok(())
         }
-        Ok(ClaimAnswer::Asserted(_, None) | ClaimAnswer::Ordered(_, None) | ClaimAnswer::Done) => Ok(()),
+        Ok(ClaimAnswer::Checked(key, order, result)) => {
+            node.claims.borrow_mut().checked(&key, order, &result);
+            Ok(())
+        }
+        Ok(ClaimAnswer::Asserted(_, None) | ClaimAnswer::Done) => Ok(()),
         Err(FailedCall { number, error }) => {
             note_failure(node, &registration, number, subject, error);
             Ok(())

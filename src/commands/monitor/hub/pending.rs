@@ -2,8 +2,8 @@
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::claim_calls::OrderedCancel;
 use crate::fleet::socket::{HubAnswer, KeyHolder, KeyRequest, WhenHeld};
-use crate::task::TaskId;
 
 /// How far a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,15 +33,15 @@ pub(super) struct PendingRun {
     /// The database is to know that it waits.
     pub(super) waits: bool,
     told: Told,
-    /// The task on another host that was cancelled for it.
-    pub(super) cancelled: Option<TaskId>,
+    /// The last order to cancel the holder on another host.
+    pub(super) ordered: Option<OrderedCancel>,
     answers: UnboundedSender<HubAnswer>,
 }
 
 impl PendingRun {
     pub(super) fn new(asked: KeyRequest, answers: UnboundedSender<HubAnswer>) -> PendingRun {
         let waits = asked.if_held == WhenHeld::Wait;
-        PendingRun { asked, stage: Stage::Queued, waits, told: Told::Nothing, cancelled: None, answers }
+        PendingRun { asked, stage: Stage::Queued, waits, told: Told::Nothing, ordered: None, answers }
     }
 
     /// Whether it has the key, or may get it at any moment.
@@ -68,6 +68,21 @@ impl PendingRun {
                 self.answer(HubAnswer::InLine);
             }
             _ => {}
+        }
+    }
+
+    /// The order to cancel the holder that it was told, if there is one.
+    pub(super) fn order(&self) -> Option<i64> {
+        match (&self.told, &self.ordered) {
+            (Told::Holder(holder), Some(ordered)) if holder.task == ordered.task => Some(ordered.order),
+            _ => None,
+        }
+    }
+
+    /// The holder cannot be cancelled.
+    pub(super) fn refuse_holder(&self, why: &str) {
+        if let Told::Holder(holder) = &self.told {
+            self.answer(HubAnswer::NotCancelled { holder: holder.clone(), why: why.to_owned() });
         }
     }
 

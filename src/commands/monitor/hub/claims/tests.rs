@@ -331,17 +331,25 @@ fn replace_waits_first_and_cancels_each_holder_then() {
     let mut hub = HubWorld::new();
     hub.ask(1, WhenHeld::Replace);
     let cancel = || ClaimCall::Cancel { key: "k".into() };
-    for (task, calls) in [("far", vec![cancel()]), ("far", vec![]), ("next", vec![cancel()])] {
+    let check = || ClaimCall::CheckOrder { key: "k".into(), order: 7 };
+    for (task, calls) in [("far", vec![cancel()]), ("far", vec![check()]), ("next", vec![cancel()])] {
         assert_eq!(hub.calls(), (vec![(1, false)], vec![]));
         hub.answer(1, TakeAnswer::Held(holder(task, "b")));
         assert_eq!(hub.calls(), (vec![(1, true)], vec![]));
         hub.answer(1, TakeAnswer::Held(holder(task, "b")));
         assert_eq!(hub.calls(), (vec![], calls), "{task}");
-        hub.claims.ordered(&"k".into(), &task.into());
+        hub.claims.ordered(&"k".into(), &OrderedCancel { task: task.into(), order: 7 });
         hub.claims.repeat(Instant::now());
         assert_eq!(hub.calls(), (vec![], vec![]), "it pauses");
         hub.claims.repeat(Instant::now() + std::time::Duration::from_secs(60));
     }
+    hub.claims.checked(&"k".into(), 7, "asked");
+    assert!(hub.told(1).iter().all(|told| matches!(told, HubAnswer::Held(_))));
+    hub.claims.checked(&"k".into(), 7, "refused: why");
+    let why = "why".to_owned();
+    assert_eq!(hub.told(1), [HubAnswer::NotCancelled { holder: holder("next", "b"), why }]);
+    hub.claims.checked(&"k".into(), 7, "refused: why");
+    assert_eq!(hub.told(1), [], "it was said");
     hub.calls();
     hub.claims.free(&["k".into()]);
     hub.answer(1, granted("1"));
