@@ -174,9 +174,9 @@ fn is_missing(error: &DbError) -> bool {
     missing.contains(error.code())
 }
 
-/// The server starts, stops or is full, or has cancelled the statement (classes 08, 53, 57 and 58), has rolled
-/// it back because of others (40), has waited for a lock for too long, or is a standby. pgbouncer says 08P01
-/// for a server that it cannot reach, too.
+/// The server starts, stops or is full, or has cancelled the statement (classes 08, 53, 57 and 58), has
+/// rolled it back because of others (40), has waited for a lock for too long, or is a standby. pgbouncer says
+/// 08P01 for a server that it cannot reach, too.
 fn is_temporary(error: &DbError) -> bool {
     let code = error.code().code();
     ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))

@@ -110,7 +110,9 @@ fn a_lost_host_loses_its_keys_and_what_it_reports_later_is_late() {
     assert_eq!(ending(&postgres, "t1"), "interrupted|host_lost|lease");
     assert_eq!(claims(&postgres), "k|t2");
     assert_eq!(postgres.psql(&format!("SELECT epoch FROM bookend.lease WHERE node = '{id}'")), "2");
-    assert!(findings(&b).contains(&("late_ending".to_owned(), "t1".to_owned())), "{:?}", findings(&b));
+    // Of a task only the gravest is reported: both ran at once if the first took its time to end.
+    let of_t1 = findings(&b).into_iter().find(|(_, task)| task == "t1");
+    assert!(of_t1.is_some_and(|(code, _)| ["late_ending", "double_claim"].contains(&code.as_str())));
     let shown = b.bookend(&["show", "t1"]).stdout;
     assert!(shown.contains("cancelled"), "the late end: {shown}");
     let moves =

@@ -341,7 +341,7 @@ DECLARE
     first waiter;
 BEGIN
     SELECT w.* INTO first FROM waiter w JOIN lease l ON l.node = w.node
-    WHERE w.key = p_key AND l.lost_at IS NULL AND l.stopped_at IS NULL
+    WHERE w.key = p_key AND l.stopped_at IS NULL
       AND l.renewed_at > clock_timestamp() - patience()
     ORDER BY w.n LIMIT 1;
     RETURN first;
@@ -389,7 +389,7 @@ BEGIN
         FROM ending
     ), sessions AS (
         UPDATE session s SET lost_at = clock_timestamp()
-        FROM ending WHERE s.task_id = ending.id AND s.node = p_node AND s.lost_at IS NULL
+        FROM ending WHERE s.task_id = ending.id AND s.node = p_node
         RETURNING s.*
     ), invalidations AS (
         INSERT INTO session_invalidation (node, key, session_id, provider, task_id, reason, at, last_used_at)
@@ -406,19 +406,18 @@ END $$;
 CREATE VIEW bookend.node_state AS
 SELECT n.id, n.host, n.role, n.machine_id, n.boot_id, n.ledger_id, n.ledger_file, n.version, n.registered_at,
        n.left_at, l.epoch, l.registration, l.seq, l.renewed_at, l.max_rev, l.stopped_at, l.lost_at, l.lost_by,
-       CASE WHEN n.left_at IS NOT NULL THEN 'left' WHEN l.lost_at IS NOT NULL THEN 'lost'
-            WHEN l.stopped_at IS NOT NULL THEN 'stopped'
-            WHEN l.renewed_at > clock_timestamp() - bookend.patience() THEN 'reachable'
-            ELSE 'unreachable' END AS state,
-       n.left_at IS NULL AND l.lost_at IS NULL AND l.stopped_at IS NULL
-           AND l.renewed_at > clock_timestamp() - bookend.patience() AS reachable,
-       CASE WHEN n.left_at IS NULL AND l.lost_at IS NULL AND l.stopped_at IS NULL
-                 AND l.renewed_at <= clock_timestamp() - bookend.patience()
-            THEN l.renewed_at END AS unreachable_since,
+       now.state, now.state = 'reachable' AS reachable,
+       CASE WHEN now.state = 'unreachable' THEN l.renewed_at END AS unreachable_since,
        (SELECT count(*) FROM bookend.task_history t WHERE t.node = n.id AND t.status = 'running') AS running,
        (SELECT count(*) FROM bookend.claim c WHERE c.node = n.id) AS claims,
        (SELECT count(*) FROM bookend.waiter w WHERE w.node = n.id) AS waiting
-FROM bookend.node n JOIN bookend.lease l ON l.node = n.id;
+FROM bookend.node n JOIN bookend.lease l ON l.node = n.id
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN n.left_at IS NOT NULL THEN 'left' WHEN l.lost_at IS NOT NULL THEN 'lost'
+                WHEN l.stopped_at IS NOT NULL THEN 'stopped'
+                WHEN l.renewed_at > clock_timestamp() - bookend.patience() THEN 'reachable'
+                ELSE 'unreachable' END AS state
+) now;
 
 -- The task that holds a key, or for which it is reserved: the answer `held` of `take`.
 CREATE FUNCTION bookend.held(p_task text, p_node uuid, p_since timestamptz) RETURNS jsonb
@@ -495,7 +494,7 @@ END $$;
 -- register(node, facts, instance, seen_seq or NULL): the start of a monitor.
 -- facts: {"machine_id","boot_id","ledger_id","ledger_file","host","version" (of bookend),"schema": 1,
 --     "superseded" (true: another monitor has taken the lease from this one)}
--- → {"state":"ok","registration","epoch","was_lost" (a new epoch has begun),"new_boot",
+-- → {"state":"ok","registration","epoch","was_lost" (a new epoch has begun),
 --     "max_rev" (published so far)}: the other functions want this registration
 -- | {"state":"watch","seq","wait_ms"}: call again after wait_ms with this seq as seen_seq
 -- | {"state":"refused","why":"role"|"copies"|"left","text"}
@@ -508,7 +507,6 @@ DECLARE
     schema integer := (SELECT max(version) FROM migration);
     known node;
     held lease;
-    same_boot boolean;
     is_new boolean;
 BEGIN
     IF (p_facts->>'schema')::integer IS DISTINCT FROM schema THEN
@@ -531,11 +529,11 @@ BEGIN
         RETURN jsonb_build_object('state', 'refused', 'why', 'left', 'text',
             'this node has left the fleet; to join it again: `bookend fleet join --new-node URL`');
     END IF;
-    same_boot := known.boot_id IS NOT DISTINCT FROM p_facts->>'boot_id';
     -- Whoever else uses this node's id renews its lease meanwhile. A copy may have the same boot and file: a
     -- virtual machine that was resumed twice from one snapshot.
-    IF NOT (is_new OR held.seq = 0 OR held.stopped_at IS NOT NULL OR held.lost_at IS NOT NULL
-            OR (same_boot AND known.ledger_file IS NOT DISTINCT FROM p_facts->>'ledger_file'
+    IF NOT (is_new OR held.stopped_at IS NOT NULL OR held.lost_at IS NOT NULL
+            OR (known.boot_id IS NOT DISTINCT FROM p_facts->>'boot_id'
+                AND known.ledger_file IS NOT DISTINCT FROM p_facts->>'ledger_file'
                 AND p_facts->'superseded' IS DISTINCT FROM 'true'))
     THEN
         IF p_seen_seq IS NOT NULL AND p_seen_seq <> held.seq THEN
@@ -559,13 +557,11 @@ BEGIN
     DELETE FROM waiter WHERE node = p_node;
     UPDATE lease SET instance = p_instance, registration = registration + 1, seq = seq + 1,
         renewed_at = clock_timestamp(),
-        epoch = epoch + (lost_at IS NOT NULL)::integer, lost_at = NULL, lost_by = NULL, stopped_at = NULL,
-        watch_seq = NULL, watch_at = NULL
+        epoch = epoch + (lost_at IS NOT NULL)::integer, lost_at = NULL, lost_by = NULL, stopped_at = NULL
     WHERE node = p_node;
     RETURN jsonb_build_object('state', 'ok', 'registration', held.registration + 1,
         'epoch', held.epoch + (held.lost_at IS NOT NULL)::integer,
-        'was_lost', held.lost_at IS NOT NULL, 'new_boot', NOT (is_new OR same_boot),
-        'max_rev', held.max_rev);
+        'was_lost', held.lost_at IS NOT NULL, 'max_rev', held.max_rev);
 END $$;
 
 -- renew(node, registration, instance), every renew_ms
@@ -600,8 +596,8 @@ END $$;
 
 -- take(node, registration, key, task, slot, wait): asks for the claim on a key.
 -- → {"state":"granted","no","task","elsewhere": host or null,"session_lost": bool}
---     task: the one that the claim names; elsewhere: the key's session was used last on that other node; session_lost: its task was ended by the
---     fleet. In both cases the session of this host is not to be resumed.
+--     task: the one that the claim names; elsewhere: the key's session was used last on that other node;
+--     session_lost: its task was ended by the fleet. In both cases the session of this host is not to be resumed.
 -- | {"state":"held","task","node","host","since","reachable","unreachable_since"}
 --     Of a free key: the task for which it is reserved, since its node waits longer.
 -- A claim of the same node is granted: the local ledger decides. It names the same task as before, which may
@@ -666,8 +662,8 @@ BEGIN
             SELECT FROM session WHERE key = p_key AND node = p_node AND lost_at IS NOT NULL));
 END $$;
 
--- repoint(node, registration, key, task): the claim of this node on the key names this task from now on, which
--- holds the key in the ledger.
+-- repoint(node, registration, key, task): the claim of this node on the key names this task from now on,
+-- which holds the key in the ledger.
 -- → {"state":"ok"} | {"state":"not_held"}. Errors: BK001, BK002.
 CREATE FUNCTION bookend.repoint(p_node uuid, p_registration bigint, p_key text, p_task text) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = bookend, pg_temp
@@ -807,10 +803,10 @@ BEGIN
     ON CONFLICT (key) DO UPDATE SET
         session_id = excluded.session_id, provider = excluded.provider, task_id = excluded.task_id,
         last_used_at = excluded.last_used_at, trusted = excluded.trusted, node = excluded.node,
-        claim_no = coalesce(excluded.claim_no, CASE WHEN old.node = excluded.node THEN old.claim_no END),
+        claim_no = coalesce(excluded.claim_no, old.claim_no),
         -- 2: an operator restored it.
-        lost_at = CASE WHEN old.node = excluded.node AND old.task_id = excluded.task_id
-                            AND excluded.trusted IS DISTINCT FROM 2 THEN old.lost_at END
+        lost_at = CASE WHEN old.task_id = excluded.task_id AND excluded.trusted IS DISTINCT FROM 2
+                       THEN old.lost_at END
     WHERE old.node = excluded.node OR old.claim_no IS NULL OR old.claim_no < excluded.claim_no;
 END $$;
 
@@ -842,6 +838,8 @@ BEGIN
     SELECT * INTO s FROM task_history WHERE id = t.id FOR UPDATE;
     IF NOT FOUND THEN
         DELETE FROM finding WHERE node = t.node AND kind = 'unreadable' AND subject = left(t.id, 200);
+        -- A restored ledger that has drawn higher numbers only, before it is published again, is not noticed:
+        -- its tasks are stored, and those that it has lost stay.
         IF NOT FOUND AND EXISTS (
             SELECT FROM lease WHERE node = t.node AND t.rev > pruned_rev AND t.rev <= max_rev)
         THEN

@@ -13,11 +13,12 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use rusqlite::OptionalExtension;
+use rusqlite::{Connection, OptionalExtension};
 
 use super::error::{LedgerError, Result};
 use super::file_check;
 use super::handle::Ledger;
+use super::membership::ReadMembership;
 
 #[cfg(feature = "fleet")]
 pub use keys::RunningKey;
@@ -38,7 +39,7 @@ pub(super) const MARKER: &str = ".fleet";
 impl Ledger {
     /// The fleet that the ledger is in, as its setting says. It is read when the ledger is opened.
     pub fn fleet(&self) -> Option<&str> {
-        self.fleet.as_deref()
+        self.fleet.setting.as_deref()
     }
 
     /// Device and inode of the ledger's file: a copy has others.
@@ -51,8 +52,7 @@ impl Ledger {
 
     /// Reads the setting again, which another process may have changed.
     pub fn refresh_fleet(&mut self) -> Result<Option<&str>> {
-        let setting = self.conn().query_row(SELECT_SETTING, [], |row| row.get(0)).optional();
-        self.fleet = setting.map_err(self.failed("reading which fleet it is in"))?.flatten();
+        self.fleet = read(self.conn()).map_err(self.failed("reading which fleet it is in"))?;
         Ok(self.fleet())
     }
 
@@ -68,7 +68,7 @@ impl Ledger {
             conn.execute(DELETE_ACKNOWLEDGED, [])?;
             conn.execute(UPSERT_SETTING, [setting]).map(drop)
         })?;
-        self.fleet = Some(setting.to_owned());
+        self.fleet = ReadMembership::written(Some(setting));
         let marker = self.spool_dir.join(MARKER);
         mark(&marker).map_err(|e| LedgerError::io("telling the monitor of the fleet by", &marker, e))
     }
@@ -84,7 +84,7 @@ impl Ledger {
             conn.execute(DELETE_ACKNOWLEDGED, [])?;
             conn.execute(DELETE_SETTING, []).map(drop)
         })?;
-        self.fleet = None;
+        self.fleet = ReadMembership::written(None);
         let marker = self.spool_dir.join(MARKER);
         match fs::remove_file(&marker) {
             Err(e) if e.kind() != ErrorKind::NotFound => {
@@ -93,6 +93,11 @@ impl Ledger {
             _ => Ok(()),
         }
     }
+}
+
+pub(super) fn read(conn: &Connection) -> rusqlite::Result<ReadMembership> {
+    let setting = conn.query_row(SELECT_SETTING, [], |row| row.get(0)).optional()?;
+    Ok(ReadMembership::now(conn, setting.flatten()))
 }
 
 /// Creates the file, or closes it again: the kernel reports both.

@@ -48,6 +48,25 @@ fn without_a_fleet_there_is_neither_a_table_nor_a_trigger() {
 }
 
 #[test]
+fn a_claim_tells_the_fleet_of_its_own_moment() {
+    let world = World::new();
+    let (mut ours, mut other) = (world.open(), world.open());
+    let fleet =
+        |ledger: &mut Ledger| ledger.claim().unwrap().fleet().unwrap().map(std::borrow::Cow::into_owned);
+    assert_eq!(fleet(&mut ours), None);
+    for setting in [SETTING, "another"] {
+        other.join_fleet(setting).unwrap();
+        assert_eq!(
+            (fleet(&mut ours), fleet(&mut other)),
+            (Some(setting.to_owned()), Some(setting.to_owned()))
+        );
+    }
+    assert_eq!(ours.refresh_fleet().unwrap(), Some("another"));
+    other.leave_fleet().unwrap();
+    assert_eq!((fleet(&mut ours), fleet(&mut other)), (None, None));
+}
+
+#[test]
 fn joining_makes_the_whole_history_unpublished() {
     let world = World::new();
     let mut ledger = world.open();

@@ -78,7 +78,7 @@ impl CallSubject {
 #[serde(tag = "state", rename_all = "snake_case")]
 pub(super) enum TakeAnswer {
     Granted {
-        /// The task that the claim names: this one, or one of this ledger to which the key was granted before.
+        /// The task that the claim names: this one, or an earlier one of this ledger.
         task: TaskId,
         elsewhere: Option<String>,
         session_lost: bool,

@@ -57,7 +57,8 @@ pub fn stop_keyed_runs(ledger: &Ledger) -> Result<(), HubError> {
             ),
             EndRequest::HasEnded => {}
             EndRequest::Refused(why) => warn!(
-                "this host was declared lost, and its keys were released: task {} cannot be asked to end: {why}",
+                "this host was declared lost, and its keys were released: task {} cannot be asked to end, \
+                 since {why}",
                 task.id
             ),
         }

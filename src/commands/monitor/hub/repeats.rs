@@ -1,5 +1,5 @@
-//! When calls about keys are made again: those that failed although the database answers, and the questions of
-//! runs that replace a task.
+//! When calls about keys are made again: those that failed although the database answers, and the questions
+//! of runs that replace a task.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
