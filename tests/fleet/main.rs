@@ -19,6 +19,7 @@ mod hostile;
 mod hosts;
 mod keys;
 mod lost;
+mod membership;
 mod moves;
 mod naming;
 mod node;

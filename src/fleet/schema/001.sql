@@ -1026,8 +1026,9 @@ BEGIN
     RETURN '{"state": "stopped"}';
 END $$;
 
--- leave(node, registration): the node is out of the fleet for good, its rows stay. No later call of it
--- changes anything. → {"state":"left"} | {"state":"running","tasks":[ids]}: not while tasks run or hold keys.
+-- leave(node, registration or NULL: whichever is the last one): the node is out of the fleet for good, its rows
+-- stay. No later call of it changes anything. With NULL also a node that has not registered yet: it is refused
+-- when it does. → {"state":"left"} | {"state":"running","tasks":[ids]}: not while tasks run or hold keys.
 -- Errors: BK001, BK002.
 CREATE FUNCTION bookend.leave(p_node uuid, p_registration bigint) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = bookend, pg_temp
@@ -1035,10 +1036,18 @@ AS $$
 DECLARE
     running text[];
 BEGIN
+    IF p_registration IS NULL THEN
+        -- It waits for a `register` of the node that is under way.
+        INSERT INTO node (id, host, role, left_at) VALUES (p_node, '', session_user, clock_timestamp())
+        ON CONFLICT (id) DO NOTHING;
+        IF FOUND THEN
+            RETURN '{"state": "left"}';
+        END IF;
+    END IF;
     PERFORM own(p_node);
     -- It waits for each call of the node that has passed `guard`, and those after it fail there.
     PERFORM FROM lease WHERE node = p_node FOR UPDATE;
-    PERFORM guard(p_node, p_registration);
+    PERFORM guard(p_node, coalesce(p_registration, (SELECT registration FROM lease WHERE node = p_node)));
     SELECT array_agg(id ORDER BY id) INTO running
     FROM (SELECT id FROM task_history WHERE node = p_node AND status = 'running'
           UNION SELECT task_id FROM claim WHERE node = p_node) busy;

@@ -255,6 +255,28 @@ fn each_state_of_a_node_is_shown_with_what_it_has() {
 }
 
 #[test]
+fn a_node_that_leaves_before_it_has_registered_is_refused_then() {
+    let test = "a_node_that_leaves_before_it_has_registered_is_refused_then";
+    let Some(postgres) = Postgres::with_schema(test) else { return };
+    let mut host = Host::join(&postgres, "a");
+    let leave = |host: &Host| host.session.json(&format!("SELECT bookend.leave('{}', NULL)", host.node));
+    // A node that is registered leaves, whatever its registration.
+    host.register("boot 1", "8:1", None);
+    assert_eq!((leave(&host), leave(&host)), (json!({ "state": "left" }), json!({ "state": "left" })));
+    let registered = host.node;
+    host.node = Uuid::new_v4();
+    assert_eq!((leave(&host), leave(&host)), (json!({ "state": "left" }), json!({ "state": "left" })));
+    let states = "SELECT string_agg(state, ' ') FROM bookend.node_state";
+    assert_eq!(postgres.psql(states), "left");
+    assert_eq!(host.register("boot 1", "8:1", None)["why"], "left");
+    assert_eq!(postgres.psql(states), "left left");
+    // Nobody else's node.
+    let other = Host::join(&postgres, "b");
+    let sql = format!("SELECT bookend.leave('{registered}', NULL)");
+    assert_eq!(other.session.error(&sql), "BK002");
+}
+
+#[test]
 fn a_superseded_monitor_watches_before_it_takes_the_lease_back() {
     let test = "a_superseded_monitor_watches_before_it_takes_the_lease_back";
     let Some(postgres) = Postgres::with_schema(test) else { return };
