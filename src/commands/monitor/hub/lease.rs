@@ -68,7 +68,7 @@ async fn hold(node: &Rc<HubNode>) -> Result<(), HubError> {
     let facts = NodeFacts::of(&node.ledger.borrow(), node.membership.ledger, was_superseded)?;
     let begun = tokio::select! {
         _ = node.stopping() => return Ok(()),
-        begun = Registration::begin(&node.url, node.membership.node, &facts) => begun?,
+        begun = Registration::begin(&node.url, node.membership.node, &facts, |wait| waiting(node, wait)) => begun?,
     };
     node.was_superseded.set(false);
     let registration = Rc::new(begun);
@@ -93,6 +93,13 @@ async fn hold(node: &Rc<HubNode>) -> Result<(), HubError> {
         }
     }
     Ok(())
+}
+
+/// Runs under a key get no answer meanwhile, which the status explains.
+fn waiting(node: &HubNode, wait: Duration) {
+    let seconds = wait.as_secs_f64().ceil();
+    let status = format!("waiting {seconds} s whether another machine renews the lease of this node");
+    node.service.fleet_status(&status);
 }
 
 /// Renews the lease at its interval.
