@@ -32,7 +32,7 @@ pub(super) const MARK_ALL: &str = "
     INSERT OR IGNORE INTO fleet_dirty (task_id)
     SELECT id FROM task_history WHERE id IS NOT NULL ORDER BY rowid";
 pub(super) const DELETE_ACKNOWLEDGED: &str = "DELETE FROM bookend_setting WHERE name = 'fleet_acknowledged'";
-const DELETE_ALL_DIRTY: &str = "DELETE FROM fleet_dirty";
+pub(super) const DELETE_ALL_DIRTY: &str = "DELETE FROM fleet_dirty";
 const SELECT_ACKNOWLEDGED: &str = "
     SELECT CAST(value AS INTEGER) FROM bookend_setting WHERE name = 'fleet_acknowledged'";
 const UPSERT_ACKNOWLEDGED: &str = "

@@ -81,6 +81,27 @@ fn joining_makes_the_whole_history_unpublished() {
 }
 
 #[test]
+fn a_ledger_that_left_by_force_knows_its_fleet_and_goes_on_after_the_last_number() {
+    let world = World::new();
+    let mut ledger = world.open();
+    ledger.join_fleet(SETTING).unwrap();
+    let _live = ["a", "b"].map(|id| start(&mut ledger, &new_task(id, None)));
+    let last = publish_all(&mut ledger);
+    ledger.leave_fleet_by_force().unwrap();
+    ledger.leave_fleet_by_force().unwrap();
+    assert_eq!(ledger.former_fleet().unwrap(), None, "it was in none");
+    ledger.join_fleet_after(SETTING, last).unwrap();
+    let revs: Vec<i64> = ledger.unpublished().unwrap().iter().map(|d| d.rev).collect();
+    assert_eq!(revs, [last + 1, last + 2]);
+    ledger.leave_fleet_by_force().unwrap();
+    let former = FormerFleet { setting: SETTING.to_owned(), rev: last + 2 };
+    assert_eq!((world.open().former_fleet().unwrap(), world.open().fleet()), (Some(former), None));
+    ledger.join_fleet("another").unwrap();
+    assert_eq!(ledger.former_fleet().unwrap(), None);
+    assert_eq!(ledger.unpublished().unwrap()[0].rev, 1);
+}
+
+#[test]
 fn each_change_of_a_task_gets_a_higher_number_and_one_that_came_meanwhile_stays() {
     let world = World::new();
     let mut ledger = world.open();

@@ -40,11 +40,14 @@ impl Caller {
 
     /// Lets bookend open as many files as the kernel allows it. Its children get the limit that it had.
     #[cfg(feature = "fleet")]
-    pub fn raise_open_files(&mut self) {
-        let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
-        if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() {
+    pub fn with_raised_limit(mut self) -> Caller {
+        if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+            && soft < hard
+            && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok()
+        {
             self.open_files = Some((soft, hard));
         }
+        self
     }
 
     /// Closes all that the agent has inherited, once it has: the agent must close the last copy of a pipe, or

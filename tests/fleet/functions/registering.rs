@@ -51,7 +51,7 @@ fn after_a_boot_a_silent_lease_is_taken_over() {
     assert_eq!((&anew["state"], &anew["wait_ms"]), (&json!("watch"), &json!(1)));
     let taken = host.register("boot 2", "8:1", seq);
     assert_eq!((&taken["state"], &taken["epoch"]), (&json!("ok"), &json!(1)));
-    // What was told of a lease that was renewed since is told anew.
+    // An answer for a lease that was renewed since is given anew.
     let told = host.register("boot 3", "8:1", None)["seq"].as_i64();
     host.register("boot 2", "8:1", None);
     let_the_watch_pass(&postgres);
@@ -256,6 +256,28 @@ fn each_state_of_a_node_is_shown_with_what_it_has() {
     assert_eq!(shown(), format!("a|reachable|t||1|1|0\n{others}\ne|reachable|t||0|0|1"));
     postgres.psql("UPDATE bookend.lease SET renewed_at = now() - interval '180 min'");
     assert_eq!(shown(), format!("a|unreachable|f|t|1|1|0\n{others}\ne|unreachable|f|t|0|0|1"));
+}
+
+#[test]
+fn a_node_that_leaves_before_it_has_registered_is_refused_then() {
+    let test = "a_node_that_leaves_before_it_has_registered_is_refused_then";
+    let Some(postgres) = Postgres::with_schema(test) else { return };
+    let mut host = Host::join(&postgres, "a");
+    let leave = |host: &Host| host.session.json(&format!("SELECT bookend.leave('{}', NULL)", host.node));
+    // A node that is registered leaves, whatever its registration.
+    host.register("boot 1", "8:1", None);
+    assert_eq!((leave(&host), leave(&host)), (json!({ "state": "left" }), json!({ "state": "left" })));
+    let registered = host.node;
+    host.node = Uuid::new_v4();
+    assert_eq!((leave(&host), leave(&host)), (json!({ "state": "left" }), json!({ "state": "left" })));
+    let states = "SELECT string_agg(state, ' ') FROM bookend.node_state";
+    assert_eq!(postgres.psql(states), "left");
+    assert_eq!(host.register("boot 1", "8:1", None)["why"], "left");
+    assert_eq!(postgres.psql(states), "left left");
+    // Nobody else's node.
+    let other = Host::join(&postgres, "b");
+    let sql = format!("SELECT bookend.leave('{registered}', NULL)");
+    assert_eq!(other.session.error(&sql), "BK002");
 }
 
 #[test]

@@ -88,8 +88,13 @@ impl FleetSettings {
 
 impl Registration {
     /// Connects and registers. If the file or the boot is another one than before, it first waits whether
-    /// another monitor renews the lease of this node.
-    pub async fn begin(url: &DatabaseUrl, node: Uuid, facts: &NodeFacts) -> Result<Registration, HubError> {
+    /// another monitor renews the lease of this node, and calls `waiting` with the time that this takes.
+    pub async fn begin(
+        url: &DatabaseUrl,
+        node: Uuid,
+        facts: &NodeFacts,
+        waiting: impl Fn(Duration),
+    ) -> Result<Registration, HubError> {
         let connection = FleetConnection::connect(url, CONNECT).await?;
         let settings: FleetSettings = connection.call(VERSION, &[]).await?;
         let instance = Uuid::new_v4();
@@ -114,7 +119,9 @@ impl Registration {
                 }
                 RegisterAnswer::Watch { seq, wait_ms } => {
                     seen = Some(seq);
-                    tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+                    let wait = Duration::from_millis(wait_ms);
+                    waiting(wait);
+                    tokio::time::sleep(wait).await;
                 }
                 RegisterAnswer::Refused { text } => return Err(HubError::Refused(text)),
             }
@@ -129,6 +136,16 @@ impl Registration {
     ) -> Result<T, HubError> {
         let own = [self.node.into(), self.number.into()];
         let arguments: Vec<CallArgument> = own.into_iter().chain(arguments).collect();
+        Ok(self.connection.call(sql, &arguments).await?)
+    }
+
+    /// Reads something.
+    pub async fn read<T: DeserializeOwned>(
+        &self,
+        sql: &'static str,
+        arguments: impl IntoIterator<Item = CallArgument>,
+    ) -> Result<T, HubError> {
+        let arguments: Vec<CallArgument> = arguments.into_iter().collect();
         Ok(self.connection.call(sql, &arguments).await?)
     }
 
