@@ -314,7 +314,6 @@ fn a_run_behind_one_that_was_refused_is_sent() {
 
 #[test]
 fn a_ledger_gives_up_waiting_although_another_run_asks_that_does_not_wait() {
-    let held = || TakeAnswer::Held(holder("far", "b"));
     let mut hub = HubWorld::new();
     hub.ask(1, WhenHeld::Wait);
     hub.answer(1, held());
@@ -339,7 +338,7 @@ fn a_run_that_does_not_wait_is_not_held_up_and_those_that_wait_ask_again_after_i
     hub.ask(2, WhenHeld::Refuse);
     assert_eq!(hub.calls(), (vec![(1, true), (2, false)], vec![]));
     hub.answer(1, TakeAnswer::Held(holder("t", "here")));
-    hub.answer(2, granted());
+    hub.answer(2, granted("2"));
     assert_eq!(hub.calls(), (vec![(1, true)], vec![]), "a grant ends the waiting of its node");
 }
 
