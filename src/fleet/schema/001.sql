@@ -931,9 +931,10 @@ BEGIN
     RETURN jsonb_build_object('rows', to_jsonb(answers));
 END $$;
 
--- reconcile(node, registration, running, max_rev), after all rows were published: `running` are the ids of the
--- tasks that run in the ledger and of those that hold a live slot without a row yet; max_rev is the highest rev
--- that the ledger has drawn. Other running rows of the node are ended, other claims released.
+-- reconcile(node, registration, running, max_rev): `running` are the ids of the tasks that run in the ledger, of
+-- those that hold a live slot without a row yet, and of those with changes that are still to be published;
+-- max_rev is the highest rev that the ledger has drawn. Other running rows of the node are ended, other claims
+-- released. No `take` of the node may be under way.
 -- → {"rebooted":[ids],"unknown":[ids],"released":[keys]}. Errors: BK001, BK002, BK003.
 CREATE FUNCTION bookend.reconcile(p_node uuid, p_registration bigint, p_running text[], p_max_rev bigint)
 RETURNS jsonb
