@@ -128,7 +128,7 @@ fn start() -> Exit {
             run::run(request, ledger, caller)
         }
         CommandRequest::Recover(request) => recover::recover(request, ledger, &take_over(request.level)),
-        CommandRequest::Monitor(request) => monitor::monitor(request, ledger, &take_over(request.level)),
+        CommandRequest::Monitor(request) => monitor::monitor(request, ledger, take_over(request.level)),
         CommandRequest::Deliver(request) => deliver::deliver(request, ledger, &take_over(request.level)),
         CommandRequest::Redispatch(request) => {
             redispatch::redispatch(request, ledger, take_over(request.level))

@@ -2,30 +2,32 @@
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::{Cmd, Deadline, End, Output, World, bookend};
+use crate::harness::{Cmd, Deadline, End, Output, World, bookend, eventually};
 
 const SOCKET: &str = "state/bookend/bookend.db.d/fleet.sock";
 const NODE: &str = "0199aaaa-0000-7000-8000-000000000001";
 
 /// The socket of a monitor.
-struct Hub {
-    listener: UnixListener,
+pub struct Hub {
+    pub listener: UnixListener,
     deadline: Deadline,
 }
 
 /// The connection of a run.
-struct Asked {
+pub struct Asked {
     stream: BufReader<UnixStream>,
-    request: Value,
+    pub request: Value,
+    /// The setting by which the run knows the fleet.
+    pub fleet: String,
 }
 
 impl Hub {
-    fn listen(world: &World) -> Hub {
+    pub fn listen(world: &World) -> Hub {
         let path = world.path(SOCKET);
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(path).expect("a socket");
@@ -34,7 +36,7 @@ impl Hub {
     }
 
     /// The next run that asks.
-    fn asked(&self) -> Asked {
+    pub fn asked(&self) -> Asked {
         self.deadline.readable("a run that asks for a key", &[&self.listener]);
         let (stream, _) = self.listener.accept().expect("a connection");
         stream.set_nonblocking(false).expect("a socket");
@@ -43,21 +45,22 @@ impl Hub {
         let mut line = String::new();
         stream.read_line(&mut line).expect("a request");
         let request: Value = serde_json::from_str(&line).expect("JSON");
-        Asked { stream, request: request["take"].clone() }
+        let fleet = request["take"]["fleet"].as_str().expect("a setting").to_owned();
+        Asked { stream, request: request["take"]["request"].clone(), fleet }
     }
 
-    fn is_unasked(&self) -> bool {
+    pub fn is_unasked(&self) -> bool {
         self.listener.accept().is_err_and(|e| e.kind() == ErrorKind::WouldBlock)
     }
 }
 
 impl Asked {
-    fn answer(mut self, answer: &Value) -> Asked {
+    pub fn answer(mut self, answer: &Value) -> Asked {
         self.stream.get_mut().write_all(format!("{answer}\n").as_bytes()).expect("an answer");
         self
     }
 
-    fn grant(self) -> Asked {
+    pub fn grant(self) -> Asked {
         self.answer(&json!({"granted": {}}))
     }
 
@@ -72,20 +75,33 @@ impl Asked {
     }
 }
 
-fn held() -> Value {
+pub fn held() -> Value {
     json!({"held": {"task": "t-far", "host": "build-7", "since": "2026-01-02T03:04:05.000Z"}})
 }
 
 /// A world whose ledger is in a fleet.
-fn member(test: &str) -> Option<World> {
+pub fn member(test: &str) -> Option<World> {
     let world = World::of_bookend(test)?;
     world.run(["true"]).run().ended(End::Code(0)).silent();
-    let setting = json!({"url": "postgres://db/fleet", "node": NODE, "ledger": NODE, "joined_at": ""});
-    world.write(&format!("INSERT INTO bookend_setting (name, value) VALUES ('fleet', '{setting}')"));
+    join(&world, "");
     Some(world)
 }
 
-fn keyed<'w>(world: &'w World, options: &[&str]) -> Cmd<'w> {
+/// Lets the ledger of the world join a fleet, or another one, and returns its setting.
+pub fn join(world: &World, joined_at: &str) -> String {
+    let setting = json!({"url": "postgres://db/fleet", "node": NODE, "ledger": NODE, "joined_at": joined_at})
+        .to_string();
+    world.write(&format!(
+        "INSERT OR REPLACE INTO bookend_setting (name, value) VALUES ('fleet', '{setting}')"
+    ));
+    setting
+}
+
+pub fn leave(world: &World) {
+    world.write("DELETE FROM bookend_setting WHERE name = 'fleet'");
+}
+
+pub fn keyed<'w>(world: &'w World, options: &[&str]) -> Cmd<'w> {
     let effect = world.name("effect");
     world.run(["touch", &effect]).options(["--key", "k"]).options(options.iter().copied()).own_group()
 }
@@ -129,7 +145,7 @@ fn a_run_without_a_key_and_one_without_a_fleet_never_ask() {
     let Some(world) = member("a_run_without_a_key_and_one_without_a_fleet_never_ask") else { return };
     let hub = Hub::listen(&world);
     world.run(["true"]).run().ended(End::Code(0)).silent();
-    world.write("DELETE FROM bookend_setting WHERE name = 'fleet'");
+    leave(&world);
     world.run(["true"]).options(["--key", "k"]).run().ended(End::Code(0)).silent();
     assert!(hub.is_unasked());
 }
@@ -282,7 +298,45 @@ fn a_monitor_that_does_not_come_back_means_125() {
     let hub = Hub::listen(&world);
     let run = keyed(&world, &["--fleet-timeout", "500ms"]).start();
     drop((hub.asked(), hub));
-    refused(&world, run.wait(), 125, &["did not answer within 500ms"]);
+    refused(&world, run.wait(), 125, &["no monitor of the ledger", "bookend monitor"]);
+}
+
+#[test]
+fn a_waiting_run_whose_monitor_ends_says_so_and_asks_the_next_one() {
+    let test = "a_waiting_run_whose_monitor_ends_says_so_and_asks_the_next_one";
+    let Some(world) = member(test) else { return };
+    let hub = Hub::listen(&world);
+    let mut run = keyed(&world, &["--wait", "--fleet-timeout", "200ms"]).start();
+    let asked = hub.asked().answer(&held());
+    eventually(world.deadline(), "what it waits for", || {
+        run.stderr_so_far().contains("waiting for task t-far")
+    });
+    drop((asked, hub));
+    eventually(world.deadline(), "a run that says what it waits for now", || {
+        run.stderr_so_far().contains("waiting for a monitor of the ledger")
+    });
+    let hub = Hub::listen(&world);
+    let _asked = hub.asked().answer(&held()).grant();
+    let output = run.wait().ended(End::Code(0));
+    assert_eq!(output.stderr.matches("waiting for a monitor").count(), 1, "{}", output.stderr);
+}
+
+#[test]
+fn a_monitor_that_does_not_serve_a_run_is_asked_less_and_less_often() {
+    let test = "a_monitor_that_does_not_serve_a_run_is_asked_less_and_less_often";
+    let Some(world) = member(test) else { return };
+    let hub = Hub::listen(&world);
+    let run = keyed(&world, &["--wait"]).start();
+    let mut begun = None;
+    for _ in 0..6 {
+        drop(hub.asked());
+        begun.get_or_insert_with(Instant::now);
+    }
+    // 0.1 + 0.2 + 0.4 + 0.8 + 1.6 seconds.
+    let passed = begun.expect("a time").elapsed();
+    assert!(passed > Duration::from_secs(2), "six attempts in {passed:?}");
+    run.signal(Signal::TERM);
+    run.wait().ended(End::Signal(15));
 }
 
 #[test]

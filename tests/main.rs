@@ -20,6 +20,7 @@ mod durability;
 mod dying;
 mod exit;
 mod fleet_key;
+mod fleet_moves;
 mod generated;
 mod git;
 mod harness;

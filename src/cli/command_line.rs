@@ -215,7 +215,7 @@ pub(super) enum Command {
     /// Let many hosts share one PostgreSQL database
     ///
     /// The tasks of all hosts are listed together, and a key is held by one run in the whole fleet. Each host
-    /// keeps its ledger, and its monitor speaks to PostgreSQL: a run without a key never waits for it.
+    /// keeps its ledger, and its monitor connects to PostgreSQL: a run without a key never waits for it.
     /// `status`, `prune` and `declare-lost` use the fleet of the ledger, or the database that
     /// --ledger postgres://USER@HOST/DATABASE names.
     #[command(subcommand)]

@@ -124,7 +124,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     (
         "bookend fleet",
         &[
-            "bookend fleet init postgres://admin@db.example.org/bookend --host db1 --host db2 >passwords",
+            "bookend fleet init postgres://admin@db.example.org/bookend --host db1 --host db2",
             "bookend fleet join postgres://bookend_db1@db.example.org/bookend",
             "bookend fleet status",
         ],
@@ -132,7 +132,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     (
         "bookend fleet init",
         &[
-            "bookend fleet init postgres://admin@db.example.org/bookend --host db1 --host db2 >passwords",
+            "bookend fleet init postgres://admin@db.example.org/bookend --host db1 --host db2",
             "bookend fleet init 'postgres://postgres@/bookend?host=/run/postgresql' --publish-argv true",
         ],
     ),

@@ -39,7 +39,8 @@ pub enum FleetCommand {
     /// Make this ledger a part of a fleet
     ///
     /// The monitor publishes all tasks of the ledger, and from then on a key is held by one run in the whole
-    /// fleet. The URL is stored in the ledger; it holds no password.
+    /// fleet. The URL is stored in the ledger; it holds no password. Joining again changes the URL, and
+    /// publishes all tasks once more.
     Join {
         /// Database, as postgres://bookend_NAME@HOST/DATABASE
         #[arg(value_hint = ValueHint::Url)]

@@ -27,7 +27,12 @@ pub const LONGEST_LINE: usize = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunMessage {
-    Take(KeyRequest),
+    Take {
+        /// The setting by which the ledger is in the fleet: a monitor that serves it in another one does not
+        /// answer.
+        fleet: String,
+        request: KeyRequest,
+    },
 }
 
 /// A run that needs a key.
@@ -210,12 +215,9 @@ mod tests {
     use super::*;
 
     fn take() -> RunMessage {
-        RunMessage::Take(KeyRequest {
-            key: "k\n\"x".into(),
-            task: "t1".into(),
-            slot: 7,
-            if_held: WhenHeld::Wait,
-        })
+        let request =
+            KeyRequest { key: "k\n\"x".into(), task: "t1".into(), slot: 7, if_held: WhenHeld::Wait };
+        RunMessage::Take { fleet: "f".to_owned(), request }
     }
 
     fn holder(unreachable_since: Option<Time>) -> HubAnswer {
@@ -228,7 +230,8 @@ mod tests {
         let sent = line(&take()).expect("JSON");
         assert_eq!(
             sent,
-            "{\"take\":{\"key\":\"k\\n\\\"x\",\"task\":\"t1\",\"slot\":7,\"if_held\":\"wait\"}}\n"
+            "{\"take\":{\"fleet\":\"f\",\"request\":{\"key\":\"k\\n\\\"x\",\"task\":\"t1\",\"slot\":7,\
+             \"if_held\":\"wait\"}}}\n"
         );
         assert_eq!(serde_json::from_str::<RunMessage>(&sent).expect("a message"), take());
         let answers = [

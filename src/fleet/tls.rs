@@ -47,7 +47,7 @@ pub(super) fn connector(
     let provider = Arc::new(ring::default_provider());
     let trust = match encryption {
         Encryption::Disable => return Ok(None),
-        Encryption::Require => ServerTrust::Anyone,
+        Encryption::Require => ServerTrust::Any,
         Encryption::VerifyFull => ServerTrust::verified(root, provider.clone())?,
     };
     let check = ServerCheck { trust, algorithms: provider.signature_verification_algorithms };
@@ -70,17 +70,17 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
     if roots.is_empty() { Err(TlsError::NoSystemCertificates(found.errors.pop())) } else { Ok(roots) }
 }
 
-/// Who is taken for the server.
+/// Which servers are trusted.
 #[derive(Debug)]
 enum ServerTrust {
-    /// `sslmode=require`: whoever answers, as with libpq.
-    Anyone,
-    /// Whose certificate one of the authorities has signed, for its host name.
+    /// Each one, as with `sslmode=require` in libpq.
+    Any,
+    /// Those whose certificate one of the authorities has signed for their host name.
     Verified {
         authorities: Arc<WebPkiServerVerifier>,
         /// The only certificate of `sslrootcert`. A server that has exactly this one needs no other proof:
-        /// many sign their own, and call it an authority or give it no name that counts, as PostgreSQL's
-        /// documentation does ("Secure TCP/IP Connections with SSL").
+        /// many sign their own certificate without a name in it, as PostgreSQL's documentation describes
+        /// ("Secure TCP/IP Connections with SSL").
         known: Option<CertificateDer<'static>>,
     },
 }
@@ -125,7 +125,7 @@ impl ServerCertVerifier for ServerCheck {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         match &self.trust {
-            ServerTrust::Anyone => Ok(ServerCertVerified::assertion()),
+            ServerTrust::Any => Ok(ServerCertVerified::assertion()),
             ServerTrust::Verified { known: Some(known), .. } if known == certificate => {
                 Ok(ServerCertVerified::assertion())
             }

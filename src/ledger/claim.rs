@@ -1,5 +1,6 @@
 //! A claim: one transaction that checks the holder of a key, ends it if it is lost, and writes the new row.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use rusqlite::{ErrorCode, Transaction, TransactionBehavior};
@@ -8,8 +9,10 @@ use super::diagnosis::database_error;
 use super::dialect::Dialect;
 use super::ending::{self, EndedBy, FinishOutcome};
 use super::error::{LedgerError, Result, step};
+use super::fleet;
 use super::handle::Ledger;
 use super::live::{LiveEvidence, LiveLock, LiveLocks};
+use super::membership::ReadMembership;
 use super::sessions::{self, SessionUser};
 use super::spending::{self, KeySpending};
 use super::spool::{self, SpoolSlot};
@@ -28,22 +31,23 @@ pub struct Claim<'a> {
     dialect: &'a Dialect,
     spool_dir: &'a Path,
     live: &'a LiveLocks,
+    membership: &'a ReadMembership,
     _silence: Silence,
 }
 
-impl<'a> Claim<'a> {
-    pub(super) fn new(
-        tx: Transaction<'a>,
-        file: &'a Path,
-        (log, dialect): (&'a WriteAheadLog, &'a Dialect),
-        spool_dir: &'a Path,
-        live: &'a LiveLocks,
-    ) -> Claim<'a> {
-        Claim { tx, file, log, dialect, spool_dir, live, _silence: Silence::begin() }
-    }
-
+impl Claim<'_> {
     fn failed(&self, doing: &'static str) -> impl FnOnce(rusqlite::Error) -> LedgerError {
         move |e| self.log.error(doing, self.file, e)
+    }
+
+    /// The fleet that the ledger is in, as of this transaction: it may have joined one or left it since it
+    /// was opened. Nothing is read unless something was written since.
+    pub fn fleet(&self) -> Result<Option<Cow<'_, str>>> {
+        if self.membership.is_current(&self.tx) {
+            return Ok(self.membership.setting.as_deref().map(Cow::from));
+        }
+        let read = fleet::read(&self.tx).map_err(self.failed("reading which fleet it is in"))?;
+        Ok(read.setting.map(Cow::from))
     }
 
     /// The running task under a key.
@@ -198,6 +202,15 @@ impl Ledger {
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .and_then(|tx| step("claim.begun").map(|()| tx))
             .map_err(|e| database_error("claiming", file, e))?;
-        Ok(Claim::new(tx, file, (&self.log, &self.dialect), &self.spool_dir, &self.live))
+        Ok(Claim {
+            tx,
+            file,
+            log: &self.log,
+            dialect: &self.dialect,
+            spool_dir: &self.spool_dir,
+            live: &self.live,
+            membership: &self.fleet,
+            _silence: Silence::begin(),
+        })
     }
 }

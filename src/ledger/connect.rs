@@ -15,6 +15,7 @@ use super::error::{LedgerError, Result};
 use super::limits::{self, CpuBudget};
 use super::live::LiveFile;
 use super::location::{Location, with_suffix};
+use super::membership::ReadMembership;
 use super::schema::{self, FileContents, VERSION};
 use super::trust::{self, Distrust};
 use super::wal::WriteAheadLog;
@@ -36,7 +37,7 @@ pub const SQLITE: &str = match rusqlite::ffi::SQLITE_VERSION.to_str() {
 pub struct OpenedLedger {
     pub conn: Connection,
     pub dialect: Arc<Dialect>,
-    pub fleet: Option<String>,
+    pub fleet: ReadMembership,
     pub budget: CpuBudget,
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use rusqlite::{ErrorCode, ffi};
 
 use super::busy;
-use super::error::{LedgerError, SIZE_LIMIT, SqliteError};
+use super::error::{DESCRIPTOR_LIMIT, LedgerError, SIZE_LIMIT, SqliteError};
 use super::files;
 
 pub fn database_error(doing: &'static str, path: &Path, source: rusqlite::Error) -> LedgerError {
@@ -35,6 +35,7 @@ fn remedy(path: &Path, source: &rusqlite::Error) -> Option<&'static str> {
         Some(ErrorCode::DatabaseCorrupt) => {
             "move it away and keep it; sqlite3 FILE .recover reads what can still be read"
         }
+        Some(ErrorCode::CannotOpen) if files::reach_descriptor_limit() => DESCRIPTOR_LIMIT,
         Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
             "check its owner and mode, or name a ledger elsewhere with --ledger FILE"
         }

@@ -141,7 +141,15 @@ pub struct SqliteError(pub(super) Box<rusqlite::Error>);
 pub(super) const SIZE_LIMIT: &str =
     "the limit on the size of files is reached: raise it (ulimit -f, LimitFSIZE=)";
 
+pub(super) const DESCRIPTOR_LIMIT: &str =
+    "the limit on open files is reached: raise it (ulimit -n, LimitNOFILE=)";
+
 fn io_hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => return DESCRIPTOR_LIMIT,
+        Some(libc::ENFILE) => return "raise the limit on open files of the machine (sysctl fs.file-max)",
+        _ => {}
+    }
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space there",
         io::ErrorKind::PermissionDenied => {

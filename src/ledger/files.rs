@@ -179,6 +179,11 @@ pub fn reach_size_limit(file: &Path) -> bool {
     limit != RLIM_INFINITY && longest.map(|m| m.len()).max().unwrap_or(0) + ONE_WRITE >= limit
 }
 
+/// Whether this process can open no further file. SQLite does not pass the errno on.
+pub fn reach_descriptor_limit() -> bool {
+    fs::File::open("/dev/null").is_err_and(|e| e.raw_os_error() == Some(libc::EMFILE))
+}
+
 fn id(meta: &Metadata) -> (u64, u64) {
     (meta.dev(), meta.ino())
 }

@@ -16,6 +16,7 @@ use super::live::{
     FollowUp, FollowUpLock, LiveEvidence, LiveFile, LiveLock, LiveLocks, MonitorLock, SLOTS, TakenLock,
 };
 use super::location::Location;
+use super::membership::ReadMembership;
 use super::published::PublishedChanges;
 use super::trust::{self, Distrust};
 use super::wal::{self, WriteAheadLog};
@@ -36,7 +37,7 @@ pub struct Ledger {
     pub(super) live: LiveLocks,
     pub(super) spool_dir: PathBuf,
     /// The fleet that it is in, as text that this module does not read.
-    pub(super) fleet: Option<String>,
+    pub(super) fleet: ReadMembership,
     pub(super) published: PublishedChanges,
     /// Other users could write to the ledger when it was opened.
     pub(super) was_shared: Option<Distrust>,

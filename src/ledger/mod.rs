@@ -28,6 +28,7 @@ mod limits;
 mod listing;
 mod live;
 mod location;
+mod membership;
 mod merge;
 mod merged;
 mod open;

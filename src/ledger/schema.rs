@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use super::diagnosis::database_error;
 use super::dialect::Dialect;
 use super::error::{LedgerError, Result};
+use super::membership::ReadMembership;
 use crate::task::Time;
 
 const MIGRATIONS: [&str; 5] = [
@@ -47,8 +48,7 @@ pub enum FileContents {
         version: i64,
         /// How values are written, if it was adopted from another program.
         adopted: Option<Dialect>,
-        /// The fleet that it is in, see [`super::handle::Ledger::fleet`].
-        fleet: Option<String>,
+        fleet: ReadMembership,
     },
     Empty,
     Foreign,
@@ -66,7 +66,7 @@ pub fn identify(conn: &Connection, file: &Path) -> Result<FileContents> {
         Ok((version, adopted, fleet, None)) => Ok(FileContents::Ledger {
             version: version.unwrap_or(0),
             adopted: adopted.map(|text| serde_json::from_str(&text).unwrap_or_default()),
-            fleet,
+            fleet: ReadMembership::now(conn, fleet),
         }),
         Err(e) if e.sqlite_error_code() != Some(rusqlite::ErrorCode::Unknown) => Err(failed(e)),
         // The table does not exist, or another process has just created it.

@@ -1,4 +1,7 @@
 //! The key of a run in a ledger of a fleet: the fleet grants it to the ledger before the run claims it there.
+//!
+//! A ledger may join a fleet or leave it while a run waits. The transaction of the claim decides: it claims
+//! nothing unless the key was granted by the fleet in which the ledger is then.
 
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
@@ -22,15 +25,23 @@ use crate::run::session::StaleLink;
 use crate::task::{Signal, TaskId};
 use crate::view;
 
-/// How often a run tries to reach a monitor that does not listen.
-const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+/// The first pause before a monitor that does not listen is tried again; each is twice as long.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LONGEST_RETRY: Duration = Duration::from_secs(2);
+/// How often a run that hears nothing from the monitor looks whether its ledger is still in the fleet.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// The key that a run needs of the fleet.
 pub(super) struct FleetKey<'a> {
     context: &'a RunContext<'a>,
     private_dir: PathBuf,
-    /// `None`: the run has no key, or its ledger is in no fleet.
+    /// `None`: the run has no key.
     request: Option<KeyRequest>,
+    /// The fleet that the ledger is in, as it was read last. `None`: it is in no fleet.
+    membership: Option<String>,
+    /// A monitor is about to serve this run: the one before has granted the key, or the ledger has just
+    /// joined.
+    monitor_is_starting: bool,
     /// The monitor keeps the key for this ledger until it ends.
     granted: Option<HubConnection>,
     stale_session: Option<StaleLink>,
@@ -41,7 +52,7 @@ pub(super) struct FleetKey<'a> {
 /// What a run waits for.
 #[derive(Debug, PartialEq, Eq)]
 enum Awaited {
-    /// No monitor has been reached.
+    /// No monitor listens.
     Monitor,
     Answer,
     Database {
@@ -56,12 +67,23 @@ struct Asking {
     awaited: Awaited,
     /// `None`: the run waits for as long as it takes.
     until: Option<Instant>,
+    /// The pause before the next attempt to reach a monitor.
+    retry: Duration,
+    /// The last attempt has found a monitor that listens.
+    is_reached: bool,
+}
+
+impl Asking {
+    fn next_retry(&mut self) -> Duration {
+        let pause = self.retry;
+        self.retry = (pause * 2).min(LONGEST_RETRY);
+        pause
+    }
 }
 
 impl<'a> FleetKey<'a> {
     pub(super) fn new(context: &'a RunContext<'a>, ledger: &Ledger) -> FleetKey<'a> {
-        let key = context.command.key.clone().filter(|_| ledger.fleet().is_some());
-        let request = key.map(|key| KeyRequest {
+        let request = context.command.key.clone().map(|key| KeyRequest {
             key,
             task: context.options.id.clone().unwrap_or_else(TaskId::random),
             slot: context.live.slot,
@@ -76,6 +98,8 @@ impl<'a> FleetKey<'a> {
             context,
             private_dir,
             request,
+            membership: ledger.fleet().map(str::to_owned),
+            monitor_is_starting: false,
             granted: None,
             stale_session: None,
             reported: String::new(),
@@ -97,33 +121,70 @@ impl<'a> FleetKey<'a> {
     /// # Errors
     /// Exit code 75 when a task on another host holds the key, 125 when the fleet does not answer.
     pub(super) fn take(&mut self, ledger: &mut Ledger, watch: &mut Watch) -> Result<Option<Signal>, Error> {
-        let Some(request) = self.request.clone().filter(|_| !self.is_granted()) else { return Ok(None) };
+        if self.is_granted() {
+            return Ok(None);
+        }
+        let (Some(request), Some(fleet)) = (self.request.clone(), self.membership.clone()) else {
+            return Ok(None);
+        };
         // A run that is refused waits for no task and cancels none.
         if self.context.options.budget.is_some() {
             budget::check(&ledger.claim()?, self.context)?;
         }
-        // A monitor that has granted the key and closed the connection starts anew.
-        let awaited = if self.granted.take().is_some() { Awaited::Answer } else { Awaited::Monitor };
-        let mut asking = Asking { hub: None, awaited, until: Some(self.deadline()) };
+        let mut asking = self.begin();
+        let message = RunMessage::Take { fleet, request };
         loop {
-            if let Some(granted) = self.ask(&mut asking, &request)? {
+            if let Some(granted) = self.ask(&mut asking, &message)? {
                 self.granted = Some(granted);
                 failpoint::reached("run.granted");
                 return Ok(None);
             }
             self.check_deadline(&mut asking)?;
-            let retry = asking.hub.is_none().then(|| Instant::now() + RETRY_INTERVAL);
-            let until = retry.into_iter().chain(asking.until).min();
-            if let Some(signal) = wait_for_any(watch, asking.hub.iter().map(AsFd::as_fd), until)? {
+            let now = Instant::now();
+            let look = now + if asking.hub.is_some() { LOOK } else { asking.next_retry() };
+            let until = asking.until.map_or(look, |until| until.min(look));
+            if let Some(signal) = wait_for_any(watch, asking.hub.iter().map(AsFd::as_fd), Some(until))? {
                 return Ok(Some(signal));
+            }
+            if (asking.hub.is_none() || Instant::now() >= until) && self.moves(ledger.refresh_fleet()?) {
+                return self.take(ledger, watch);
             }
         }
     }
 
-    /// Whether the key is this ledger's. Asked in the transaction of `_claim`: a monitor that does not know
-    /// what the one before it has granted locks the ledger once, before it releases any key.
-    pub(super) fn is_held(&self, _claim: &Claim<'_>) -> bool {
-        self.request.is_none() || self.is_granted()
+    fn begin(&mut self) -> Asking {
+        self.monitor_is_starting |= self.granted.take().is_some();
+        Asking {
+            hub: None,
+            awaited: if self.monitor_is_starting { Awaited::Answer } else { Awaited::Monitor },
+            until: Some(self.deadline()),
+            retry: FIRST_RETRY,
+            is_reached: false,
+        }
+    }
+
+    /// Whether this ledger may claim the key. `false`: [`FleetKey::take`] is to ask for it. A monitor that
+    /// does not know what the one before it has granted locks the ledger once, before it releases any key.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub(super) fn is_held(&mut self, claim: &Claim<'_>) -> Result<bool, Error> {
+        if self.request.is_none() {
+            return Ok(true);
+        }
+        self.moves(claim.fleet()?.as_deref());
+        Ok(self.membership.is_none() || self.is_granted())
+    }
+
+    /// Takes note of the fleet in which the ledger is now. `true`: it is another one, or none. What was
+    /// granted or answered before counts no longer.
+    fn moves(&mut self, fleet: Option<&str>) -> bool {
+        if self.membership.as_deref() == fleet {
+            return false;
+        }
+        self.membership = fleet.map(str::to_owned);
+        (self.granted, self.stale_session, self.monitor_is_starting) = (None, None, true);
+        true
     }
 
     fn is_granted(&self) -> bool {
@@ -135,16 +196,17 @@ impl<'a> FleetKey<'a> {
     }
 
     /// Sends the request if it was not sent, and reads what was answered. `Some`: the key was granted.
-    fn ask(&mut self, asking: &mut Asking, request: &KeyRequest) -> Result<Option<HubConnection>, Error> {
+    fn ask(&mut self, asking: &mut Asking, message: &RunMessage) -> Result<Option<HubConnection>, Error> {
         let mut hub = match asking.hub.take() {
             Some(hub) => hub,
-            None => match HubConnection::open(&self.private_dir, &RunMessage::Take(request.clone())) {
+            None => match HubConnection::open(&self.private_dir, message) {
                 Ok(hub) => hub,
                 Err(e) => return self.unreached(asking, e).map(|()| None),
             },
         };
+        asking.is_reached = true;
         if asking.awaited == Awaited::Monitor {
-            asking.awaited = Awaited::Answer;
+            self.await_answer(asking);
         }
         loop {
             match hub.answer() {
@@ -157,25 +219,38 @@ impl<'a> FleetKey<'a> {
                 Ok(HubAnswer::Refused { why, hint }) => return Err(self.refused_for_good(&why, hint)),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 // The monitor has ended. The next one is asked again.
-                Err(_) => return Ok(None),
+                Err(_) => {
+                    self.await_answer(asking);
+                    return Ok(None);
+                }
             }
         }
         asking.hub = Some(hub);
         Ok(None)
     }
 
+    /// What was reported before counts no longer. Also a run that waits for as long as it takes says so when
+    /// there is no answer for a while.
+    fn await_answer(&self, asking: &mut Asking) {
+        asking.awaited = Awaited::Answer;
+        asking.until.get_or_insert_with(|| self.deadline());
+    }
+
     /// No connection came about. A monitor that starts anew is waited for.
     fn unreached(&mut self, asking: &mut Asking, e: std::io::Error) -> Result<(), Error> {
         match e.kind() {
-            ErrorKind::NotFound | ErrorKind::ConnectionRefused if asking.awaited == Awaited::Monitor => {
-                self.await_further(asking, Awaited::Monitor)
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+                asking.is_reached = false;
+                match asking.awaited {
+                    Awaited::Monitor => self.await_further(asking, Awaited::Monitor),
+                    _ => Ok(()),
+                }
             }
             // The monitor has just ended, or more runs connect than it has accepted.
-            ErrorKind::NotFound
-            | ErrorKind::ConnectionRefused
-            | ErrorKind::BrokenPipe
-            | ErrorKind::ConnectionReset
-            | ErrorKind::WouldBlock => Ok(()),
+            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::WouldBlock => {
+                asking.is_reached = true;
+                Ok(())
+            }
             _ => Err(Error::failed(format!("asking the monitor of {}", self.ledger()))
                 .caused_by(e)
                 .hint("nothing was executed")),
@@ -203,6 +278,9 @@ impl<'a> FleetKey<'a> {
     fn check_deadline(&mut self, asking: &mut Asking) -> Result<(), Error> {
         if asking.until.is_none_or(|until| Instant::now() < until) {
             return Ok(());
+        }
+        if asking.awaited == Awaited::Answer && !asking.is_reached {
+            asking.awaited = Awaited::Monitor;
         }
         if self.context.options.when_busy != WhenBusy::Wait {
             return Err(self.refused(&asking.awaited));

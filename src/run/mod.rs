@@ -75,7 +75,7 @@ fn supervise(
             return Ok(Exit::Signal(signal));
         }
         let claim = ledger.claim()?;
-        if !fleet_key.is_held(&claim) {
+        if !fleet_key.is_held(&claim)? {
             continue;
         }
         let (conflict, holder) = match key_claim.attempt(&claim, fleet_key.stale_session())? {

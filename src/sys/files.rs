@@ -8,7 +8,7 @@ use std::path::Path;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use rusqlite::Connection;
-use rusqlite::ffi::{SQLITE_FCNTL_HAS_MOVED, SQLITE_OK, sqlite3_file_control};
+use rusqlite::ffi::{SQLITE_FCNTL_DATA_VERSION, SQLITE_FCNTL_HAS_MOVED, SQLITE_OK, sqlite3_file_control};
 
 /// The content of a regular file of at most `longest` bytes, opened with additional `flags`. In a directory
 /// that others can write to, a named pipe would block its reader, and a huge file would use up all memory.
@@ -65,4 +65,22 @@ pub fn has_moved(conn: &Connection) -> bool {
         )
     };
     said != SQLITE_OK || moved != 0
+}
+
+/// The version of the data that `conn` read last: it changes with each commit to the file, by any process.
+/// `SQLITE_FCNTL_DATA_VERSION` of <https://www.sqlite.org/c3ref/c_fcntl_begin_atomic_write.html>. `None`:
+/// SQLite cannot tell.
+pub fn data_version(conn: &Connection) -> Option<u32> {
+    let mut version: libc::c_uint = 0;
+    // SAFETY: the handle is valid while `conn` is borrowed; the name is a literal with its NUL; the operation
+    // writes one unsigned int, which outlives the call.
+    let said = unsafe {
+        sqlite3_file_control(
+            conn.handle(),
+            c"main".as_ptr(),
+            SQLITE_FCNTL_DATA_VERSION,
+            (&raw mut version).cast::<c_void>(),
+        )
+    };
+    (said == SQLITE_OK).then_some(version)
 }

@@ -21,7 +21,7 @@ mod user;
 
 pub use child::{ChildChange, ResourceUsage, exit_now, forbid_core, wait_any};
 pub use environ::{environment, environment_with, forget_variable, hide_arguments};
-pub use files::{has_moved, memory_file};
+pub use files::{data_version, has_moved, memory_file};
 pub use memory::{ready_heap, trim_memory};
 pub use pidfd::{NO_PIDFD_SIGNALS, pidfd_signals_work, pidfd_user, send_signal, signal_child};
 #[cfg(feature = "fleet")]

@@ -253,7 +253,7 @@ fn a_role_belongs_to_one_node() {
     let monitor = Monitor::start(&world, &[]);
     fleet.until(&world, "reachable");
     let refused = see(&other, &["fleet", "join", &fleet.url("a")]).ended(End::Code(125));
-    hint(&refused, &["the role bookend_a belongs to the node of the host", "--host NAME"]);
+    hint(&refused, &["the role bookend_a belongs to the node", "--host NAME"]);
     // A copy of the ledger: its original runs.
     let copy = see(&world, &["fleet", "join", &fleet.url("a"), "--new-node"]).ended(End::Code(125));
     hint(&copy, &["renews its lease"]);

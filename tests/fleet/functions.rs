@@ -9,11 +9,12 @@ mod publishing;
 mod registering;
 mod rights;
 
-use std::cell::Cell;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::harness::{Deadline, eventually};
 use crate::postgres::Postgres;
 use crate::sql_session::SqlSession;
 
@@ -22,7 +23,7 @@ pub struct Host {
     session: SqlSession,
     node: Uuid,
     name: String,
-    registration: Cell<i64>,
+    registration: AtomicI64,
 }
 
 impl Host {
@@ -34,7 +35,8 @@ impl Host {
     /// A further node of the role of `of`.
     fn beside(postgres: &Postgres, of: &str, name: &str) -> Host {
         let session = postgres.session(&format!("bookend_{of}"));
-        let host = Host { session, node: Uuid::new_v4(), name: name.to_owned(), registration: Cell::new(0) };
+        let host =
+            Host { session, node: Uuid::new_v4(), name: name.to_owned(), registration: AtomicI64::new(0) };
         assert_eq!(host.register("boot 1", "8:1", None)["state"], "ok");
         host
     }
@@ -62,15 +64,24 @@ impl Host {
             .session
             .json(&format!("SELECT bookend.register('{}', '{facts}', '{instance}', {seen})", self.node));
         if let Some(registration) = answer["registration"].as_i64() {
-            self.registration.set(registration);
+            self.set_registration(registration);
         }
         answer
+    }
+
+    fn registration(&self) -> i64 {
+        self.registration.load(Ordering::Relaxed)
+    }
+
+    /// Calls are made with this registration from now on.
+    fn set_registration(&self, registration: i64) {
+        self.registration.store(registration, Ordering::Relaxed);
     }
 
     /// The statement that calls a function with the node, its registration, and these arguments as SQL.
     fn statement(&self, function: &str, arguments: &str) -> String {
         let comma = if arguments.is_empty() { "" } else { ", " };
-        format!("SELECT bookend.{function}('{}', {}{comma}{arguments})", self.node, self.registration.get())
+        format!("SELECT bookend.{function}('{}', {}{comma}{arguments})", self.node, self.registration())
     }
 
     pub fn call(&self, function: &str, arguments: &str) -> Value {
@@ -144,4 +155,10 @@ fn declare_lost(postgres: &Postgres, node: Uuid) -> Value {
     let lost =
         format!("SELECT bookend.declare_lost(node, epoch, seq) FROM bookend.lease WHERE node = '{node}'");
     serde_json::from_str(&postgres.psql(&lost)).expect("JSON")
+}
+
+/// Waits until a session waits for a lock.
+fn waits_for_a_lock(postgres: &Postgres) {
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    eventually(Deadline::new(), "a session that waits for a lock", || postgres.psql(waiting) == "1");
 }

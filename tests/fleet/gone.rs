@@ -110,7 +110,9 @@ fn a_lost_host_loses_its_keys_and_what_it_reports_later_is_late() {
     assert_eq!(ending(&postgres, "t1"), "interrupted|host_lost|lease");
     assert_eq!(claims(&postgres), "k|t2");
     assert_eq!(postgres.psql(&format!("SELECT epoch FROM bookend.lease WHERE node = '{id}'")), "2");
-    assert!(findings(&b).contains(&("late_ending".to_owned(), "t1".to_owned())), "{:?}", findings(&b));
+    // Of a task only the gravest is reported: both ran at once if the first took its time to end.
+    let of_t1 = findings(&b).into_iter().find(|(_, task)| task == "t1");
+    assert!(of_t1.is_some_and(|(code, _)| ["late_ending", "double_claim"].contains(&code.as_str())));
     let shown = b.bookend(&["show", "t1"]).stdout;
     assert!(shown.contains("cancelled"), "the late end: {shown}");
     let moves =
@@ -248,6 +250,7 @@ fn a_machine_that_rebooted_settles_its_own_tasks() {
     until_state(&a, &postgres, "unreachable");
     b.keyed("k0", "true").run().ended(End::Code(75));
     a.start_monitor(&[]);
+    a.monitor().service.until("whether another machine renews the lease of this node");
     until_end_is(&a, &postgres, "t0", "interrupted|rebooted|lease");
     eventually(a.world.deadline(), "the free key", || claims(&postgres) == "k|t1");
     b.keyed("k0", "true").run().ended(End::Code(0)).silent();

@@ -7,13 +7,13 @@ use crate::node::{Node, claims, fleet};
 use crate::postgres::{Postgres, SUPERUSER};
 
 /// A task that holds the key `k` until `go` receives a line.
-struct Holder {
+pub struct Holder {
     process: Proc,
     go: Fifo,
 }
 
 impl Holder {
-    fn start(node: &Node, id: &str) -> Holder {
+    pub fn start(node: &Node, id: &str) -> Holder {
         let (mut up, go) = (node.world.fifo(&format!("up {id}")), node.world.fifo(&format!("go {id}")));
         let script = format!("echo up >'{}'; read x <'{}'", up.path(), go.path());
         let process = node.keyed("k", &script).options(["--id", id]).start();
@@ -21,13 +21,13 @@ impl Holder {
         Holder { process, go }
     }
 
-    fn end(mut self) {
+    pub fn end(mut self) {
         self.go.write_line("on");
         self.process.wait().ended(End::Code(0)).silent();
     }
 }
 
-fn until_claims(node: &Node, postgres: &Postgres, expected: &str) {
+pub fn until_claims(node: &Node, postgres: &Postgres, expected: &str) {
     let what = format!("the claims {expected:?}");
     eventually(node.world.deadline(), &what, || claims(postgres) == expected);
 }
@@ -314,7 +314,7 @@ except PermissionError:
     print('denied')
 else:
     try:
-        s.sendall(b'{\"take\":{\"key\":\"k\",\"task\":\"t\",\"slot\":1,\"if_held\":\"refuse\"}}\\n')
+        s.sendall(b'{\"take\":{}}\\n')
     except BrokenPipeError:
         pass
     print(s.recv(1000).decode())";

@@ -44,8 +44,13 @@ impl Node {
     }
 
     pub fn start_monitor(&mut self, environment: &[(&str, &str)]) {
+        self.start_monitor_by(&[], environment);
+    }
+
+    /// As [`Node::start_monitor`], by the command `prefix`.
+    pub fn start_monitor_by(&mut self, prefix: &[&str], environment: &[(&str, &str)]) {
         let environment = [environment, &[("PGPASSFILE", &self.password_file)]].concat();
-        self.monitor = Some(Monitor::start_with(&self.world, &[], &environment, &[]));
+        self.monitor = Some(Monitor::start_with(&self.world, prefix, &environment, &[]));
     }
 
     /// As [`Node::start_monitor`], without waiting until it is ready.

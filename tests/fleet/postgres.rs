@@ -307,7 +307,7 @@ impl Postgres {
 
     /// As [`Postgres::psql`], as this role; psql's errors are returned.
     pub fn psql_as(&self, role: &str, sql: &str) -> Result<String, String> {
-        let mut psql = Command::new("psql");
+        let mut psql = Command::new(client());
         psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-1", "-f", "-", "-h"])
             .arg(&self.dir)
             .args(["-p", &self.port.to_string(), "-U", role, "-d", DATABASE])
@@ -350,6 +350,17 @@ fn programs() -> Option<&'static Path> {
         std::env::split_paths(&path).chain(debian).find(|bin| bin.join("initdb").exists())
     };
     PROGRAMS.get_or_init(find).as_deref()
+}
+
+/// The psql of the server's version, or the one in PATH, which Debian has as a script that starts the former:
+/// that takes several times as long.
+fn client() -> &'static Path {
+    static CLIENT: OnceLock<PathBuf> = OnceLock::new();
+    let find = || {
+        let initdb = fs::canonicalize(programs()?.join("initdb")).ok()?;
+        Some(initdb.with_file_name("psql")).filter(|psql| psql.exists())
+    };
+    CLIENT.get_or_init(|| find().unwrap_or_else(|| "psql".into()))
 }
 
 /// Debian's pgbouncer is in a directory that is in root's PATH only.

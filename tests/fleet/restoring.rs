@@ -158,3 +158,22 @@ fn a_host_whose_tasks_were_pruned_while_it_was_lost_is_not_taken_for_restored() 
     process.wait().ended(End::Code(0));
     until(&node, "its end", || tasks(&postgres) == "t1|success");
 }
+
+#[test]
+fn a_ledger_that_is_restored_under_its_monitor_is_refused() {
+    let Some(postgres) = fleet("a_ledger_that_is_restored_under_its_monitor_is_refused") else { return };
+    let node = Node::start(&postgres, "a");
+    succeed(&node, "t0");
+    let backup = node.world.path("backup.db");
+    node.bookend(&["backup", backup.to_str().expect("UTF-8")]).ended(End::Code(0));
+    for id in ["t1", "t2", "t3"] {
+        succeed(&node, id);
+    }
+    let mut ledger = rusqlite::Connection::open(node.world.ledger()).expect("the ledger");
+    ledger.restore(rusqlite::MAIN_DB, &backup, None::<fn(_)>).expect("the backup in the ledger");
+    drop(ledger);
+    // It draws numbers that PostgreSQL has of the tasks that were lost.
+    node.world.run_sh("true").options(["--id", "t4"]).run().ended(End::Code(0)).silent();
+    node.monitor().service.until("older than what it published");
+    assert_eq!(tasks(&postgres), "t0|success\nt1|success\nt2|success\nt3|success");
+}

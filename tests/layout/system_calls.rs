@@ -4,7 +4,7 @@
 use super::source::files_below;
 
 /// The files that use rustix, and what nix lacks there. Their other calls share its error type.
-const RUSTIX: [(&str, &str); 15] = [
+const RUSTIX: [(&str, &str); 16] = [
     ("src/commands/list/watch.rs", "tcgetwinsize"),
     ("src/ledger/other_name.rs", "statx"),
     ("src/ledger/trust.rs", "lgetxattr"),
@@ -17,6 +17,7 @@ const RUSTIX: [(&str, &str); 15] = [
     ("src/process/procfs/mark/tests.rs", "capabilities"),
     ("src/process/procfs/mark.rs", "the descriptors of identity.rs"),
     ("src/process/procfs/snapshot.rs", "getdents64 into a buffer of its own"),
+    ("src/process/spawn/gate.rs", "prlimit"),
     ("src/sys/pidfd.rs", "pidfd_open"),
     ("src/sys/user.rs", "capabilities"),
     ("src/view/screen.rs", "tcgetwinsize"),

@@ -10,7 +10,7 @@ use super::options::FleetJoinOptions;
 use crate::error::{Error, Kind};
 use crate::fleet::socket;
 use crate::fleet::{DatabaseUrl, FleetConnection, FleetError, FleetMembership, FleetNode, NodeState};
-use crate::ledger::{self, Ledger};
+use crate::ledger::{self, Ledger, Location};
 use crate::log;
 use crate::process::procfs::identity;
 use crate::task::Time;
@@ -20,35 +20,67 @@ const MONITOR_PATIENCE: Duration = Duration::from_secs(3);
 const SOCKET_POLL: Duration = Duration::from_millis(10);
 const NODE_POLL: Duration = Duration::from_millis(100);
 
+/// The node that a ledger is already.
+struct PriorNode {
+    membership: FleetMembership,
+    /// It has left by force, and these changes may be published. `None`: it is in the fleet.
+    former_rev: Option<i64>,
+}
+
+impl PriorNode {
+    fn of(ledger: &Ledger) -> Result<Option<PriorNode>, Error> {
+        if let Some(membership) = membership(ledger)? {
+            return Ok(Some(PriorNode { membership, former_rev: None }));
+        }
+        let Some(former) = ledger.former_fleet()? else { return Ok(None) };
+        let membership = FleetMembership::parse(&former.setting).ok();
+        Ok(membership.map(|membership| PriorNode { membership, former_rev: Some(former.rev) }))
+    }
+
+    /// Whether the fleet has it: one that was left may have been declared lost since, or is of another fleet.
+    fn is_among(&self, nodes: &[FleetNode], role: &str) -> bool {
+        let is_it = |n: &FleetNode| n.id == self.membership.node && n.role == role && n.state.is_member();
+        self.former_rev.is_none() || nodes.iter().any(is_it)
+    }
+}
+
 pub(super) fn join(options: &FleetJoinOptions, ledger: Option<&Path>) -> Result<String, Error> {
     let url = DatabaseUrl::parse(&options.url).map_err(FleetError::from)?;
     let at = ledger::locate(ledger)?;
-    let (mut ledger, merged) = Ledger::open(&at)?;
-    ledger::report_merged(&merged);
-    let before = membership(&ledger)?;
-    let node = before.as_ref().filter(|_| !options.new_node);
-    let membership = FleetMembership {
-        url: url.to_string(),
-        node: node.map_or_else(Uuid::new_v4, |before| before.node),
-        ledger: node.map_or_else(Uuid::new_v4, |before| before.ledger),
-        joined_at: Time::now().to_string(),
-    };
-    let replaced = before.as_ref().filter(|_| options.new_node).map(|before| before.node);
-    let is_replaced = |node: &FleetNode| {
-        replaced == Some(node.id) && (node.state != NodeState::Reachable || is_silent(node, &ledger))
-    };
-    let role = block_on(async {
+    // A join that is refused creates no ledger.
+    let opened = if at.file.exists() { Some(open(&at)?) } else { None };
+    let prior = opened.as_ref().map(PriorNode::of).transpose()?.flatten();
+    let (membership, prior, role) = block_on(async {
         let connection = connect(&url).await?;
         check_role(&connection).await?;
         connection.check_schema().await?;
-        let nodes = connection.nodes().await?;
-        let others = nodes.iter().filter(|node| !is_replaced(node));
-        check_nodes(others, &membership, replaced, connection.user())?;
-        Ok(connection.user().to_owned())
+        let (nodes, role) = (connection.nodes().await?, connection.user());
+        let prior = prior.filter(|prior| prior.is_among(&nodes, role));
+        let kept = prior.as_ref().filter(|_| !options.new_node).map(|prior| &prior.membership);
+        let membership = FleetMembership {
+            url: url.to_string(),
+            node: kept.map_or_else(Uuid::new_v4, |kept| kept.node),
+            ledger: kept.map_or_else(Uuid::new_v4, |kept| kept.ledger),
+            joined_at: Time::now().to_string(),
+        };
+        let replaced = prior.as_ref().filter(|_| options.new_node).map(|prior| prior.membership.node);
+        let is_replaced = |node: &FleetNode| {
+            let is_silent = || opened.as_ref().is_some_and(|ledger| is_silent(node, ledger));
+            replaced == Some(node.id) && (node.state != NodeState::Reachable || is_silent())
+        };
+        check_nodes(nodes.iter().filter(|node| !is_replaced(node)), &membership, replaced, role)?;
+        Ok((membership, prior, role.to_owned()))
     })?;
-    ledger.join_fleet(&membership.to_setting())?;
-    if let Some(before) = before.filter(|before| before.url != membership.url) {
-        log::note(&format!("it was in the fleet at {} before", before.url));
+    let mut ledger = opened.map_or_else(|| open(&at), Ok)?;
+    let former_rev = prior.as_ref().filter(|_| !options.new_node).and_then(|prior| prior.former_rev);
+    match former_rev {
+        Some(rev) => ledger.join_fleet_after(&membership.to_setting(), rev)?,
+        None => ledger.join_fleet(&membership.to_setting())?,
+    }
+    if former_rev.is_some() {
+        log::note(&format!("it is the node {} again, as before it left", membership.node));
+    } else if let Some(prior) = prior.filter(|prior| prior.membership.url != membership.url) {
+        log::note(&format!("it was in the fleet at {} before", prior.membership.url));
     }
     let file = view::one_line(&at.file.to_string_lossy()).into_owned();
     let mut text = format!("{file} is in the fleet at {url}, as the role {role}\n");
@@ -63,6 +95,12 @@ pub(super) fn join(options: &FleetJoinOptions, ledger: Option<&Path>) -> Result<
         text += &format!("its monitor does not run: runs with a key need it; start it: `{monitor}`\n");
     }
     Ok(text)
+}
+
+fn open(at: &Location) -> Result<Ledger, Error> {
+    let (ledger, merged) = Ledger::open(at)?;
+    ledger::report_merged(&merged);
+    Ok(ledger)
 }
 
 /// Waits for the monitor to notice the fleet, so that the next run with a key starts. It may be busy.
@@ -123,15 +161,16 @@ fn check_nodes<'a>(
     let is_other = |node: &&FleetNode| node.id != own.node && node.role == role && node.state.is_member();
     let Some(node) = nodes.find(is_other) else { return Ok(()) };
     let (host, init) = (view::one_line(&node.host), "bookend fleet init URL --host NAME");
-    let error = Error::new(Kind::Failed, format!("the role {role} belongs to the node of the host {host}"));
+    let message = format!("the role {role} belongs to the node {} of the host {host}", node.id);
+    let error = Error::new(Kind::Failed, message);
     Err(match replaced == Some(node.id) {
         true => error.hint(format!(
             "{host} renews its lease: if that is another machine, make a role for this one with `{init}`; if \
              it is this one, stop its monitor, and try again after a minute"
         )),
         false => error.hint(format!(
-            "make a role for this host with `{init}`; if {host} is gone for good, an operator \
-             declares it lost: `bookend fleet declare-lost {}`",
+            "make a role for this ledger with `{init}`; if the ledger of that node is gone for good, an \
+             operator declares it lost: `bookend fleet declare-lost {}`",
             node.id
         )),
     })

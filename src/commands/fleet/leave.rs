@@ -12,7 +12,8 @@ use crate::ledger::{self, Ledger};
 use crate::log;
 use crate::view;
 
-const LEAVE: &str = "SELECT bookend.leave(id, registration) FROM bookend.node_state WHERE id = $1";
+/// Whether or not the monitor has registered the node: it may be about to.
+const LEAVE: &str = "SELECT bookend.leave($1, NULL)";
 
 /// The answer of `leave`.
 #[derive(Debug, Deserialize)]
@@ -20,6 +21,13 @@ const LEAVE: &str = "SELECT bookend.leave(id, registration) FROM bookend.node_st
 enum LeaveAnswer {
     Left,
     Running { tasks: Vec<String> },
+}
+
+/// What became of the ledger's node.
+enum FormerNode {
+    Left,
+    /// It is still a part of the fleet.
+    Stays,
 }
 
 pub(super) fn leave(force: bool, ledger: Option<&Path>) -> Result<String, Error> {
@@ -38,14 +46,18 @@ pub(super) fn leave(force: bool, ledger: Option<&Path>) -> Result<String, Error>
         let connection = connect(&url).await?;
         left(&connection, membership.node, force).await
     });
-    match left {
-        Err(e) if force => {
-            let message = format!("the fleet still has this node: {}", e.in_line());
-            log::warn(&message, &settled_by(membership.node));
+    let former = left.or_else(|e| {
+        if !force {
+            return Err(e);
         }
-        other => other?,
+        let message = format!("the fleet still has this node: {}", e.in_line());
+        log::warn(&message, &settled_by(membership.node));
+        Ok(FormerNode::Stays)
+    })?;
+    match former {
+        FormerNode::Left => ledger.leave_fleet()?,
+        FormerNode::Stays => ledger.leave_fleet_by_force()?,
     }
-    ledger.leave_fleet()?;
     let file = view::one_line(&at.file.to_string_lossy()).into_owned();
     Ok(format!("{file} has left the fleet at {url}; its tasks stay there\n"))
 }
@@ -67,11 +79,10 @@ fn check_published(ledger: &Ledger) -> Result<(), Error> {
     }
 }
 
-async fn left(connection: &FleetConnection, node: Uuid, force: bool) -> Result<(), Error> {
+async fn left(connection: &FleetConnection, node: Uuid, force: bool) -> Result<FormerNode, Error> {
     let nodes = connection.nodes().await?;
-    let Some(known) = nodes.iter().find(|known| known.id == node) else { return Ok(()) };
-    if !known.state.is_member() {
-        return Ok(());
+    if nodes.iter().any(|known| known.id == node && !known.state.is_member()) {
+        return Ok(FormerNode::Left);
     }
     let answer = connection.call(LEAVE, &[node.into()]).await?;
     match answer {
@@ -88,13 +99,13 @@ async fn left(connection: &FleetConnection, node: Uuid, force: bool) -> Result<(
                 format!("{} tasks stay", tasks.len())
             };
             log::warn(&format!("{stay} `running` in the fleet, or hold keys"), &settled_by(node));
-            Ok(())
+            Ok(FormerNode::Stays)
         }
-        LeaveAnswer::Left => Ok(()),
+        LeaveAnswer::Left => Ok(FormerNode::Left),
     }
 }
 
 fn settled_by(node: Uuid) -> String {
     let declare_lost = view::suggestion(None, &format!("fleet declare-lost {node}"));
-    format!("its tasks and keys stay until an operator runs `{declare_lost}`")
+    format!("its tasks and keys stay until this ledger joins again, or an operator runs `{declare_lost}`")
 }

@@ -46,7 +46,11 @@ const STARTING: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// When the ledger cannot be found, another monitor runs (75), or the kernel has no memory to watch with.
-pub fn monitor(options: &MonitorOptions, ledger: Option<&Path>, caller: &Caller) -> Result<Exit, Error> {
+pub fn monitor(options: &MonitorOptions, ledger: Option<&Path>, caller: Caller) -> Result<Exit, Error> {
+    // Each run that waits for a key of the fleet has a connection.
+    #[cfg(feature = "fleet")]
+    let caller = caller.with_raised_limit();
+    let caller = &caller;
     let service = Arc::new(ServiceManager::from_environment());
     // Stop signals are read from the watch, so that a stop interrupts nothing halfway.
     let ignored = caller.mask.with(Signal::CHLD).with(Signal::PIPE);

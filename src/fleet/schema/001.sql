@@ -346,7 +346,7 @@ DECLARE
     first waiter;
 BEGIN
     SELECT w.* INTO first FROM waiter w JOIN lease l ON l.node = w.node
-    WHERE w.key = p_key AND l.lost_at IS NULL AND l.stopped_at IS NULL
+    WHERE w.key = p_key AND l.stopped_at IS NULL
       AND is_recent(l.renewed_at)
     ORDER BY w.n LIMIT 1;
     RETURN first;
@@ -394,7 +394,7 @@ BEGIN
         FROM ending
     ), sessions AS (
         UPDATE session s SET lost_at = clock_timestamp()
-        FROM ending WHERE s.task_id = ending.id AND s.node = p_node AND s.lost_at IS NULL
+        FROM ending WHERE s.task_id = ending.id AND s.node = p_node
         RETURNING s.*
     ), invalidations AS (
         INSERT INTO session_invalidation (node, key, session_id, provider, task_id, reason, at, last_used_at)
@@ -411,19 +411,18 @@ END $$;
 CREATE VIEW bookend.node_state AS
 SELECT n.id, n.host, n.role, n.machine_id, n.boot_id, n.ledger_id, n.ledger_file, n.version, n.registered_at,
        n.left_at, l.epoch, l.registration, l.seq, l.renewed_at, l.max_rev, l.stopped_at, l.lost_at, l.lost_by,
-       CASE WHEN n.left_at IS NOT NULL THEN 'left' WHEN l.lost_at IS NOT NULL THEN 'lost'
-            WHEN l.stopped_at IS NOT NULL THEN 'stopped'
-            WHEN bookend.is_recent(l.renewed_at) THEN 'reachable'
-            ELSE 'unreachable' END AS state,
-       n.left_at IS NULL AND l.lost_at IS NULL AND l.stopped_at IS NULL
-           AND bookend.is_recent(l.renewed_at) AS reachable,
-       CASE WHEN n.left_at IS NULL AND l.lost_at IS NULL AND l.stopped_at IS NULL
-                 AND NOT bookend.is_recent(l.renewed_at)
-            THEN l.renewed_at END AS unreachable_since,
+       now.state, now.state = 'reachable' AS reachable,
+       CASE WHEN now.state = 'unreachable' THEN l.renewed_at END AS unreachable_since,
        (SELECT count(*) FROM bookend.task_history t WHERE t.node = n.id AND t.status = 'running') AS running,
        (SELECT count(*) FROM bookend.claim c WHERE c.node = n.id) AS claims,
        (SELECT count(*) FROM bookend.waiter w WHERE w.node = n.id) AS waiting
-FROM bookend.node n JOIN bookend.lease l ON l.node = n.id;
+FROM bookend.node n JOIN bookend.lease l ON l.node = n.id
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN n.left_at IS NOT NULL THEN 'left' WHEN l.lost_at IS NOT NULL THEN 'lost'
+                WHEN l.stopped_at IS NOT NULL THEN 'stopped'
+                WHEN bookend.is_recent(l.renewed_at) THEN 'reachable'
+                ELSE 'unreachable' END AS state
+) now;
 
 -- The task that holds a key, or for which it is reserved: the answer `held` of `take`.
 CREATE FUNCTION bookend.held(p_task text, p_node uuid, p_since timestamptz) RETURNS jsonb
@@ -500,7 +499,7 @@ END $$;
 -- register(node, facts, instance, seen_seq or NULL): the start of a monitor.
 -- facts: {"machine_id","boot_id","ledger_id","ledger_file","host","version" (of bookend),"schema": 1,
 --     "superseded" (true: another monitor has taken the lease from this one)}
--- → {"state":"ok","registration","epoch","was_lost" (a new epoch has begun),"new_boot",
+-- → {"state":"ok","registration","epoch","was_lost" (a new epoch has begun),
 --     "max_rev" (published so far)}: the other functions want this registration
 -- | {"state":"watch","seq","wait_ms"}: call again after wait_ms with this seq as seen_seq
 -- | {"state":"refused","why":"role"|"copies"|"left","text"}
@@ -513,7 +512,6 @@ DECLARE
     schema integer := (SELECT max(version) FROM migration);
     known node;
     held lease;
-    same_boot boolean;
     is_new boolean;
 BEGIN
     IF (p_facts->>'schema')::integer IS DISTINCT FROM schema THEN
@@ -536,11 +534,11 @@ BEGIN
         RETURN jsonb_build_object('state', 'refused', 'why', 'left', 'text',
             'this node has left the fleet; to join it again: `bookend fleet join --new-node URL`');
     END IF;
-    same_boot := known.boot_id IS NOT DISTINCT FROM p_facts->>'boot_id';
     -- Whoever else uses this node's id renews its lease meanwhile. A copy may have the same boot and file: a
     -- virtual machine that was resumed twice from one snapshot.
-    IF NOT (is_new OR held.seq = 0 OR held.stopped_at IS NOT NULL OR held.lost_at IS NOT NULL
-            OR (same_boot AND known.ledger_file IS NOT DISTINCT FROM p_facts->>'ledger_file'
+    IF NOT (is_new OR held.stopped_at IS NOT NULL OR held.lost_at IS NOT NULL
+            OR (known.boot_id IS NOT DISTINCT FROM p_facts->>'boot_id'
+                AND known.ledger_file IS NOT DISTINCT FROM p_facts->>'ledger_file'
                 AND p_facts->'superseded' IS DISTINCT FROM 'true'))
     THEN
         IF p_seen_seq IS NOT NULL AND p_seen_seq <> held.seq THEN
@@ -564,13 +562,11 @@ BEGIN
     DELETE FROM waiter WHERE node = p_node;
     UPDATE lease SET instance = p_instance, registration = registration + 1, seq = seq + 1,
         renewed_at = clock_timestamp(),
-        epoch = epoch + (lost_at IS NOT NULL)::integer, lost_at = NULL, lost_by = NULL, stopped_at = NULL,
-        watch_seq = NULL, watch_at = NULL
+        epoch = epoch + (lost_at IS NOT NULL)::integer, lost_at = NULL, lost_by = NULL, stopped_at = NULL
     WHERE node = p_node;
     RETURN jsonb_build_object('state', 'ok', 'registration', held.registration + 1,
         'epoch', held.epoch + (held.lost_at IS NOT NULL)::integer,
-        'was_lost', held.lost_at IS NOT NULL, 'new_boot', NOT (is_new OR same_boot),
-        'max_rev', held.max_rev);
+        'was_lost', held.lost_at IS NOT NULL, 'max_rev', held.max_rev);
 END $$;
 
 -- renew(node, registration, instance), every renew_ms
@@ -646,7 +642,7 @@ BEGIN
         IF FOUND AND c.node = p_node
             AND (NOT p_wait OR c.task_id = p_task OR w.node IS NULL OR w.node = p_node)
         THEN
-            UPDATE claim SET task_id = p_task, slot = p_slot, epoch = current_epoch, since = clock_timestamp()
+            UPDATE claim SET task_id = p_task, slot = p_slot, since = clock_timestamp()
             WHERE key = p_key RETURNING no INTO granted;
             EXIT;
         END IF;
@@ -807,10 +803,10 @@ BEGIN
     ON CONFLICT (key) DO UPDATE SET
         session_id = excluded.session_id, provider = excluded.provider, task_id = excluded.task_id,
         last_used_at = excluded.last_used_at, trusted = excluded.trusted, node = excluded.node,
-        claim_no = coalesce(excluded.claim_no, CASE WHEN old.node = excluded.node THEN old.claim_no END),
+        claim_no = coalesce(excluded.claim_no, old.claim_no),
         -- 2: an operator restored it.
-        lost_at = CASE WHEN old.node = excluded.node AND old.task_id = excluded.task_id
-                            AND excluded.trusted IS DISTINCT FROM 2 THEN old.lost_at END
+        lost_at = CASE WHEN old.task_id = excluded.task_id AND excluded.trusted IS DISTINCT FROM 2
+                       THEN old.lost_at END
     WHERE old.node = excluded.node OR old.claim_no IS NULL OR old.claim_no < excluded.claim_no;
 END $$;
 
@@ -857,6 +853,8 @@ BEGIN
     SELECT * INTO s FROM task_history WHERE id = t.id FOR UPDATE;
     IF NOT FOUND THEN
         DELETE FROM finding WHERE node = t.node AND kind = 'unreadable' AND subject = left(t.id, 200);
+        -- A restored ledger that has drawn higher numbers only, before it is published again, is not noticed:
+        -- its tasks are stored, and those that it has lost stay.
         IF NOT FOUND AND EXISTS (
             SELECT FROM lease WHERE node = t.node AND t.rev > pruned_rev AND t.rev <= max_rev)
         THEN
@@ -1043,8 +1041,9 @@ BEGIN
     RETURN '{"state": "stopped"}';
 END $$;
 
--- leave(node, registration): the node is out of the fleet for good, its rows stay. No later call of it
--- changes anything. → {"state":"left"} | {"state":"running","tasks":[ids]}: not while tasks run or hold keys.
+-- leave(node, registration or NULL: whichever is the last one): the node is out of the fleet for good, its rows
+-- stay. No later call of it changes anything. With NULL also a node that has not registered yet: it is refused
+-- when it does. → {"state":"left"} | {"state":"running","tasks":[ids]}: not while tasks run or hold keys.
 -- Errors: BK001, BK002.
 CREATE FUNCTION bookend.leave(p_node uuid, p_registration bigint) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = bookend, pg_temp
@@ -1052,10 +1051,18 @@ AS $$
 DECLARE
     running text[];
 BEGIN
+    IF p_registration IS NULL THEN
+        -- It waits for a `register` of the node that is under way.
+        INSERT INTO node (id, host, role, left_at) VALUES (p_node, '', session_user, clock_timestamp())
+        ON CONFLICT (id) DO NOTHING;
+        IF FOUND THEN
+            RETURN '{"state": "left"}';
+        END IF;
+    END IF;
     PERFORM own(p_node);
     -- It waits for each call of the node that has passed `guard`, and those after it fail there.
     PERFORM FROM lease WHERE node = p_node FOR UPDATE;
-    PERFORM guard(p_node, p_registration);
+    PERFORM guard(p_node, coalesce(p_registration, (SELECT registration FROM lease WHERE node = p_node)));
     SELECT array_agg(id ORDER BY id) INTO running
     FROM (SELECT id FROM task_history WHERE node = p_node AND status = 'running'
           UNION SELECT task_id FROM claim WHERE node = p_node) busy;

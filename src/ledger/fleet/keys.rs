@@ -39,7 +39,7 @@ impl Ledger {
 
     /// Whether a task of the key is to be published.
     pub fn has_unpublished(&self, key: &Key) -> Result<bool> {
-        if self.fleet.is_none() {
+        if self.fleet().is_none() {
             return Ok(false);
         }
         let find = || {

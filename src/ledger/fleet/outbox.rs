@@ -33,7 +33,7 @@ pub(super) const MARK_ALL: &str = "
     INSERT OR IGNORE INTO fleet_dirty (task_id)
     SELECT id FROM task_history WHERE id IS NOT NULL ORDER BY rowid";
 pub(super) const DELETE_ACKNOWLEDGED: &str = "DELETE FROM bookend_setting WHERE name = 'fleet_acknowledged'";
-const DELETE_ALL_DIRTY: &str = "DELETE FROM fleet_dirty";
+pub(super) const DELETE_ALL_DIRTY: &str = "DELETE FROM fleet_dirty";
 const SELECT_ACKNOWLEDGED: &str = "
     SELECT CAST(value AS INTEGER) FROM bookend_setting WHERE name = 'fleet_acknowledged'";
 const UPSERT_ACKNOWLEDGED: &str = "
@@ -73,7 +73,7 @@ pub struct OutboxState {
 impl Ledger {
     /// The tasks to publish, in the order of their last changes.
     pub fn unpublished(&self) -> Result<Vec<DirtyTask>> {
-        if self.fleet.is_none() {
+        if self.fleet().is_none() {
             return Ok(Vec::new());
         }
         self.check_files("looking for tasks to publish")?;
@@ -84,7 +84,7 @@ impl Ledger {
     /// How many tasks are to be published.
     pub fn count_unpublished(&self) -> Result<u64> {
         let count = |_| self.conn().query_row(COUNT_DIRTY, [], |row| row.get::<_, u32>(0));
-        let count = self.fleet.as_ref().map_or(Ok(0), count);
+        let count = self.fleet().map_or(Ok(0), count);
         count.map(u64::from).map_err(self.failed("counting the tasks to publish"))
     }
 
@@ -95,7 +95,7 @@ impl Ledger {
             let rev: Option<i64> = select.query_row([id], |row| row.get(0)).optional()?;
             Ok(rev.is_some_and(|rev| !self.published.revs.contains(&rev)))
         };
-        self.fleet.as_ref().map_or(Ok(false), find).map_err(self.failed("looking for a task to publish"))
+        self.fleet().map_or(Ok(false), find).map_err(self.failed("looking for a task to publish"))
     }
 
     /// What is published of these tasks. A task that was deleted meanwhile is left out.
@@ -140,7 +140,7 @@ impl Ledger {
     /// tasks again.
     pub fn note_published(&mut self, longest: Duration) -> Result<()> {
         let PublishedChanges { revs, acknowledged } = std::mem::take(&mut self.published);
-        let fleet = self.fleet.clone();
+        let fleet = self.fleet().map(str::to_owned);
         self.log.set_lax(true);
         let noted = self.briefly(longest, |ledger| {
             ledger.in_transaction("noting what was published", |conn| {

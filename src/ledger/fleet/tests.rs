@@ -48,6 +48,25 @@ fn without_a_fleet_there_is_neither_a_table_nor_a_trigger() {
 }
 
 #[test]
+fn a_claim_tells_the_fleet_of_its_own_moment() {
+    let world = World::new();
+    let (mut ours, mut other) = (world.open(), world.open());
+    let fleet =
+        |ledger: &mut Ledger| ledger.claim().unwrap().fleet().unwrap().map(std::borrow::Cow::into_owned);
+    assert_eq!(fleet(&mut ours), None);
+    for setting in [SETTING, "another"] {
+        other.join_fleet(setting).unwrap();
+        assert_eq!(
+            (fleet(&mut ours), fleet(&mut other)),
+            (Some(setting.to_owned()), Some(setting.to_owned()))
+        );
+    }
+    assert_eq!(ours.refresh_fleet().unwrap(), Some("another"));
+    other.leave_fleet().unwrap();
+    assert_eq!((fleet(&mut ours), fleet(&mut other)), (None, None));
+}
+
+#[test]
 fn joining_makes_the_whole_history_unpublished() {
     let world = World::new();
     let mut ledger = world.open();
@@ -59,6 +78,27 @@ fn joining_makes_the_whole_history_unpublished() {
     assert_eq!(ledger.unpublished().unwrap()[0].rev, before + 1, "the numbers go on");
     assert_eq!((dirty(&ledger), ledger.count_unpublished().unwrap()), (vec!["a".into(), "b".into()], 2));
     assert_eq!(world.open().refresh_fleet().unwrap(), Some("another"));
+}
+
+#[test]
+fn a_ledger_that_left_by_force_knows_its_fleet_and_goes_on_after_the_last_number() {
+    let world = World::new();
+    let mut ledger = world.open();
+    ledger.join_fleet(SETTING).unwrap();
+    let _live = ["a", "b"].map(|id| start(&mut ledger, &new_task(id, None)));
+    let last = publish_all(&mut ledger);
+    ledger.leave_fleet_by_force().unwrap();
+    ledger.leave_fleet_by_force().unwrap();
+    assert_eq!(ledger.former_fleet().unwrap(), None, "it was in none");
+    ledger.join_fleet_after(SETTING, last).unwrap();
+    let revs: Vec<i64> = ledger.unpublished().unwrap().iter().map(|d| d.rev).collect();
+    assert_eq!(revs, [last + 1, last + 2]);
+    ledger.leave_fleet_by_force().unwrap();
+    let former = FormerFleet { setting: SETTING.to_owned(), rev: last + 2 };
+    assert_eq!((world.open().former_fleet().unwrap(), world.open().fleet()), (Some(former), None));
+    ledger.join_fleet("another").unwrap();
+    assert_eq!(ledger.former_fleet().unwrap(), None);
+    assert_eq!(ledger.unpublished().unwrap()[0].rev, 1);
 }
 
 #[test]

@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use nix::dir::Dir;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag};
+#[cfg(feature = "fleet")]
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, SFlag, fstat};
 
 use crate::sys::{self, SignalSet};
@@ -19,6 +21,8 @@ pub struct Caller {
     pub sigchld_ignored: bool,
     /// Open descriptors above 2 that the agent is to inherit.
     descriptors: Vec<RawFd>,
+    /// The soft and the hard limit on open files, if bookend has raised its own.
+    pub(super) open_files: Option<(u64, u64)>,
 }
 
 impl Caller {
@@ -31,7 +35,19 @@ impl Caller {
         if sigchld_ignored {
             sys::set_disposition(Signal::CHLD, false);
         }
-        Caller { mask, sigchld_ignored, descriptors: open_descriptors() }
+        Caller { mask, sigchld_ignored, descriptors: open_descriptors(), open_files: None }
+    }
+
+    /// Lets bookend open as many files as the kernel allows it. Its children get the limit that it had.
+    #[cfg(feature = "fleet")]
+    pub fn with_raised_limit(mut self) -> Caller {
+        if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+            && soft < hard
+            && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok()
+        {
+            self.open_files = Some((soft, hard));
+        }
+        self
     }
 
     /// Closes all that the agent has inherited, once it has: the agent must close the last copy of a pipe, or

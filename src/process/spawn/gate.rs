@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use super::child::{ChildMemory, ChildPlan, ExecArguments};
 pub use super::launch::{Launch, StartError, StartStep};
@@ -67,6 +68,10 @@ impl Gated {
         // SAFETY: the kernel has just given us this descriptor of our own child (CLONE_PIDFD of clone(2)).
         let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
         let child = Gated { pid, pidfd, gate: Some(gate), report: Some(report), memory: Some(memory) };
+        if let Some((soft, hard)) = caller.open_files {
+            let limit = Rlimit { current: Some(soft), maximum: Some(hard) };
+            prlimit(Pid::from_raw(pid), Resource::Nofile, limit)?;
+        }
         failpoint::hit("gate.forked")?;
         Ok(child)
     }

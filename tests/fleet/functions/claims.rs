@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Host, declare_lost, entry, make_unreachable, with};
+use super::{Host, declare_lost, entry, make_unreachable, waits_for_a_lock, with};
 use crate::postgres::Postgres;
 
 #[test]
@@ -14,6 +14,7 @@ fn a_key_has_one_holder() {
     assert_eq!(b.take("k", "t2", false), "held by t1 of a");
     assert_eq!(b.call("release", "'k', 't1'")["state"], "not_held");
     assert_eq!(a.call("release", "'k', 'another task'")["state"], "not_held");
+    assert_eq!(a.call("release", "'another key', 't1'")["state"], "not_held");
     assert_eq!(b.take("k", "t2", false), "held by t1 of a");
     assert_eq!(a.call("release", "'k', 't1'")["state"], "released");
     assert_eq!(b.take("k", "t2", false), "granted");
@@ -25,7 +26,9 @@ fn a_key_that_no_index_takes_is_refused() {
     let Some(postgres) = Postgres::with_schema("a_key_that_no_index_takes_is_refused") else { return };
     let host = Host::join(&postgres, "a");
     assert_eq!(host.take(&"k".repeat(800), "t1", false), "granted");
-    assert_eq!(host.error("take", &format!("'{}', 't2', 0, true", "k".repeat(801))), "22001");
+    for key in ["k".repeat(801), "é".repeat(401)] {
+        assert_eq!(host.error("take", &format!("'{key}', 't2', 0, true")), "22001");
+    }
     assert_eq!(host.take("k", "t3", false), "granted");
 }
 
@@ -52,7 +55,9 @@ fn the_claim_of_a_node_moves_between_its_tasks() {
     let Some(postgres) = Postgres::with_schema("the_claim_of_a_node_moves_between_its_tasks") else { return };
     let (a, b) = (Host::join(&postgres, "a"), Host::join(&postgres, "b"));
     let no = a.call("take", "'k', 't1', 3, false")["no"].as_i64().expect("a number");
+    postgres.psql("UPDATE bookend.claim SET since = now() - interval '1 h'");
     assert_eq!(a.take("k", "t2", false), "granted");
+    assert_eq!(postgres.psql("SELECT since > now() - interval '30 min' FROM bookend.claim"), "t");
     let claims = || postgres.psql("SELECT task_id, slot FROM bookend.claim");
     assert_eq!(claims(), "t2|0");
     assert_eq!(a.call("repoint", "'k', 't1'"), json!({ "state": "ok" }));
@@ -72,21 +77,28 @@ fn the_node_that_waits_longest_is_next() {
     let Some(postgres) = Postgres::with_schema("the_node_that_waits_longest_is_next") else { return };
     let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| Host::join(&postgres, name));
     assert_eq!(a.take("k", "ta", false), "granted");
+    // Who waits longer for another key does not matter.
+    a.take("other", "to", false);
+    d.take("other", "td", true);
     for (host, task) in [(&b, "tb"), (&c, "tc")] {
         assert_eq!(host.take("k", task, true), "held by ta of a");
     }
     // Whoever asks again keeps its place.
-    assert_eq!(b.take("k", "tb", true), "held by ta of a");
-    // A further run of the node with the key waits behind them.
+    assert_eq!(b.take("k", "tb2", true), "held by ta of a");
+    // A further run of the node with the key waits behind them, unless it does not wait.
     assert_eq!(a.take("k", "ta2", true), "held by ta of a");
+    for (task, waits) in [("ta3", false), ("ta", false), ("ta", true)] {
+        assert_eq!(a.take("k", task, waits), "granted");
+    }
+    a.take("k", "ta2", true);
     a.call("release", "'k', 'ta'");
-    assert_eq!(d.take("k", "td", false), "held by tb of b");
-    assert_eq!(c.take("k", "tc", true), "held by tb of b");
+    assert_eq!(d.take("k", "td", false), "held by tb2 of b");
+    assert_eq!(c.take("k", "tc", true), "held by tb2 of b");
     assert_eq!(b.take("k", "tb", true), "granted");
     b.call("release", "'k', 'tb'");
     make_unreachable(&postgres, &c);
     assert_eq!(a.take("k", "ta2", true), "granted");
-    assert_eq!(postgres.psql("SELECT task_id FROM bookend.waiter"), "tc");
+    assert_eq!(postgres.psql("SELECT task_id FROM bookend.waiter WHERE key = 'k'"), "tc");
     a.call("release", "'k', 'ta2'");
     assert_eq!(d.take("k", "td", false), "granted");
 }
@@ -96,17 +108,73 @@ fn a_node_that_gives_up_is_not_waited_for() {
     let Some(postgres) = Postgres::with_schema("a_node_that_gives_up_is_not_waited_for") else { return };
     let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| Host::join(&postgres, name));
     a.take("k", "ta", false);
+    a.take("other", "to", false);
+    b.take("other", "tb", true);
     for (host, task) in [(&b, "tb"), (&c, "tc"), (&d, "td")] {
         host.take("k", task, true);
     }
     a.call("release", "'k', 'ta'");
     b.call("give_up_waiting", "'k'");
+    assert_eq!(postgres.psql("SELECT key FROM bookend.waiter WHERE task_id = 'tb'"), "other");
     assert_eq!(a.take("k", "ta2", false), "held by tc of c");
     // A monitor that starts again has no requests.
     c.register("boot 1", "8:1", None);
     assert_eq!(a.take("k", "ta2", false), "held by td of d");
     declare_lost(&postgres, d.node);
     assert_eq!(a.take("k", "ta2", false), "granted");
+    // One that stops, also if a call of it arrives late.
+    c.take("k", "tc", true);
+    assert_eq!(c.call("stopped", "")["state"], "stopped");
+    assert_eq!(postgres.psql("SELECT key, task_id FROM bookend.waiter"), "other|tb");
+    c.take("k", "tc", true);
+    a.call("release", "'k', 'ta2'");
+    assert_eq!(b.take("k", "tb", false), "granted");
+}
+
+#[test]
+fn only_the_first_that_waits_of_the_node_with_the_key_gets_it_again() {
+    let test = "only_the_first_that_waits_of_the_node_with_the_key_gets_it_again";
+    let Some(postgres) = Postgres::with_schema(test) else { return };
+    let [a, b] = ["a", "b"].map(|name| Host::join(&postgres, name));
+    a.take("k", "t1", false);
+    assert_eq!(a.take("k", "t2", true), "granted", "nobody waits");
+    b.take("k", "tb", true);
+    assert_eq!(a.take("k", "t3", true), "held by t2 of a");
+    b.call("give_up_waiting", "'k'");
+    assert_eq!(a.take("k", "t3", true), "granted", "it is the first by now");
+}
+
+#[test]
+fn a_key_of_another_node_is_refused_without_waiting_for_a_lock() {
+    let Some(postgres) = Postgres::with_schema("a_key_of_another_node_is_refused_without_waiting_for_a_lock")
+    else {
+        return;
+    };
+    let [a, b] = ["a", "b"].map(|name| Host::join(&postgres, name));
+    a.take("k", "t1", false);
+    let other = postgres.session("postgres");
+    other.query("BEGIN; SELECT 1 FROM bookend.lease, bookend.claim FOR UPDATE").expect("all locks");
+    b.session.query("SET lock_timeout = '1s'").expect("a setting");
+    assert_eq!(b.take("k", "t2", false), "held by t1 of a");
+}
+
+#[test]
+fn a_node_that_begins_to_wait_while_the_key_is_released_is_told() {
+    let test = "a_node_that_begins_to_wait_while_the_key_is_released_is_told";
+    let Some(postgres) = Postgres::with_schema(test) else { return };
+    let [a, b] = ["a", "b"].map(|name| Host::join(&postgres, name));
+    let listener = postgres.session("postgres");
+    listener.query("LISTEN bookend_node").expect("LISTEN");
+    a.take("k", "t1", false);
+    b.session.query("BEGIN").expect("a transaction");
+    assert_eq!(b.take("k", "t2", true), "held by t1 of a");
+    std::thread::scope(|scope| {
+        let releasing = scope.spawn(|| a.call("release", "'k', 't1'"));
+        waits_for_a_lock(&postgres);
+        b.session.query("COMMIT").expect("a commit");
+        assert_eq!(releasing.join().expect("an answer")["state"], "released");
+    });
+    assert_eq!(listener.notifications(), [format!("bookend_node {}", b.node)]);
 }
 
 #[test]
@@ -182,4 +250,35 @@ fn a_session_is_resumed_where_it_was_used_last() {
     restored["session"] = json!({ "key": "k", "session_id": "of t2", "task_id": "t2", "trusted": 2 });
     assert_eq!(a.publish(&[restored]), "ok");
     assert_eq!(seen(&a, "t5"), (json!("b"), json!(false)));
+}
+
+#[test]
+fn a_session_belongs_to_the_last_claim_on_its_key() {
+    let Some(postgres) = Postgres::with_schema("a_session_belongs_to_the_last_claim_on_its_key") else {
+        return;
+    };
+    let (a, b) = (Host::join(&postgres, "a"), Host::join(&postgres, "b"));
+    let used = |host: &Host, rev: i64, task: &str, session: Value| {
+        let mut entry = entry(rev, task, Some("k"), "success");
+        entry["session"] = session;
+        assert_eq!(host.publish(&[entry]), "ok");
+        postgres.psql("SELECT session_id, claim_no IS NOT NULL FROM bookend.session")
+    };
+    let of = |task: &str| json!({ "key": "k", "session_id": task, "task_id": task });
+    // Of no key or without an id, there is none.
+    for column in ["key", "session_id"] {
+        let mut incomplete = of("t0");
+        incomplete[column] = Value::Null;
+        assert_eq!(used(&a, if column == "key" { 1 } else { 2 }, "t0", incomplete), "");
+    }
+    // Before the fleet knew of claims, the last report counts.
+    assert_eq!(used(&a, 3, "t1", of("t1")), "t1|f");
+    assert_eq!(used(&b, 1, "t2", of("t2")), "t2|f");
+    a.take("k", "t3", false);
+    assert_eq!(used(&a, 4, "t3", of("t3")), "t3|t");
+    assert_eq!(used(&b, 2, "t4", of("t4")), "t3|t", "another node needs a later claim");
+    assert_eq!(used(&a, 5, "t5", of("t5")), "t5|t", "and this one none");
+    assert_eq!(used(&b, 3, "t6", of("t6")), "t5|t", "the number of the claim is kept");
+    b.take("k", "t7", false);
+    assert_eq!(used(&b, 4, "t7", of("t7")), "t7|t");
 }

@@ -2,8 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Host, declare_lost, entry, with};
-use crate::harness::{Deadline, eventually};
+use super::{Host, declare_lost, entry, make_unreachable, waits_for_a_lock, with};
 use crate::postgres::Postgres;
 
 const NONE: &str = "'{}'";
@@ -17,6 +16,8 @@ fn a_lost_host_loses_its_tasks_and_keys() {
     running["session"] = json!({ "key": "k", "session_id": "s1", "task_id": "t1" });
     a.publish(&[running, entry(2, "t2", None, "running"), entry(3, "t3", None, "success")]);
     b.publish(&[entry(1, "of b", None, "running")]);
+    b.take("kb", "of b", false);
+    b.take("k", "t4", true);
     let answer = declare_lost(&postgres, a.node);
     assert_eq!(answer, json!({ "state": "lost", "host": "a", "tasks": ["t1", "t2"], "released": ["k"] }));
     let rows = "SELECT id, status, reason, end_source, error, finished_at IS NULL, last_seen_at IS NULL
@@ -31,7 +32,8 @@ fn a_lost_host_loses_its_tasks_and_keys() {
     assert_eq!(postgres.psql(moves), "t1|2|interrupted|host_lost|t\nt2|2|interrupted|host_lost|t");
     let invalidations = "SELECT key, session_id, task_id, reason FROM bookend.session_invalidation";
     assert_eq!(postgres.psql(invalidations), "k|s1|t1|host_lost");
-    assert_eq!(b.take("k", "t4", false), "granted");
+    assert_eq!(postgres.psql("SELECT key, task_id FROM bookend.waiter"), "k|t4");
+    assert_eq!(b.take("k", "t4", true), "granted");
     assert_eq!(declare_lost(&postgres, a.node), json!({ "state": "already_lost" }));
 }
 
@@ -59,6 +61,42 @@ fn a_host_that_was_renewed_since_is_not_declared_lost() {
         (declare("2, 3")["state"].clone(), unknown["state"].clone()),
         (json!("left"), json!("unknown"))
     );
+}
+
+#[test]
+fn the_fleet_ends_only_running_tasks_of_the_node_and_records_each_end() {
+    let test = "the_fleet_ends_only_running_tasks_of_the_node_and_records_each_end";
+    let Some(postgres) = Postgres::with_schema(test) else { return };
+    let (a, b) = (Host::join(&postgres, "a"), Host::join(&postgres, "b"));
+    let mut moved = entry(1, "moved", None, "running");
+    let again = json!({ "n": 2, "at": "2026-03-01T10:00:00Z", "to_status": "running" });
+    moved["transitions"].as_array_mut().expect("transitions").push(again);
+    let mut unmoved = with(entry(2, "unmoved", None, "running"), json!({ "started_at": "2999-01-01" }));
+    unmoved["transitions"] = json!([]);
+    let seen = with(entry(3, "seen", None, "running"), json!({ "last_seen_at": "2999-01-02" }));
+    a.publish(&[moved, unmoved, seen, entry(4, "kept", None, "running"), entry(5, "ended", None, "success")]);
+    let mut of_b = entry(1, "of b", None, "running");
+    of_b["session"] = json!({ "key": "kb", "session_id": "s", "task_id": "moved" });
+    b.publish(&[of_b]);
+    make_unreachable(&postgres, &a);
+    let tasks = "'{moved,unmoved,seen,ended,of b}'";
+    let settle = format!("SELECT bookend.settle('{}', {tasks}, 'host_lost', 'why')", a.node);
+    assert_eq!(postgres.psql(&settle), "{moved,seen,unmoved}");
+    let rows = format!(
+        "SELECT t.id, status, CASE last_seen_at WHEN renewed_at THEN 'renewed' ELSE last_seen_at::date::text END
+         FROM bookend.task_history t, bookend.lease l WHERE l.node = '{}' ORDER BY id",
+        a.node
+    );
+    assert_eq!(
+        postgres.psql(&rows),
+        "ended|success|\nkept|running|\nmoved|interrupted|renewed\nof b|running|\n\
+         seen|interrupted|2999-01-02\nunmoved|interrupted|2999-01-01"
+    );
+    let moves = "SELECT task_id, n, from_status, to_status, reason, by_command FROM bookend.task_transition
+                 WHERE by_node IS NULL ORDER BY task_id";
+    let end = "running|interrupted|host_lost|fleet";
+    assert_eq!(postgres.psql(moves), format!("moved|3|{end}\nseen|2|{end}\nunmoved|1|{end}"));
+    assert_eq!(postgres.psql("SELECT lost_at IS NULL FROM bookend.session"), "t", "another node's session");
 }
 
 /// Every function by which a host changes something, but for `register` and `renew`.
@@ -94,16 +132,19 @@ fn no_call_of_an_earlier_registration_changes_anything() {
         tables.map(|table| postgres.psql(&format!("SELECT * FROM bookend.{table}"))).join("\n")
     };
     let before = dump();
-    let earlier = a.registration.get();
+    let earlier = a.registration();
     a.register("boot 1", "8:1", None);
     let waits_no_longer = dump();
     assert_ne!(before, waits_no_longer);
-    let now = a.registration.replace(earlier);
+    let now = a.registration();
+    a.set_registration(earlier);
     for (function, arguments) in writing_calls(&row) {
         assert_eq!(a.error(function, &arguments), "BK001", "{function}");
     }
+    let without_one = format!("SELECT bookend.release('{}', NULL, 'k', 't1')", a.node);
+    assert_eq!(a.session.error(&without_one), "BK001");
     assert_eq!(dump(), waits_no_longer);
-    a.registration.set(now);
+    a.set_registration(now);
     assert_eq!(a.take("k", "t1", false), "granted");
 }
 
@@ -124,7 +165,7 @@ fn no_call_of_a_lost_epoch_changes_anything() {
         if !again {
             // The new epoch does not let calls of the old one pass.
             a.register("boot 1", "8:1", None);
-            a.registration.set(1);
+            a.set_registration(1);
         }
     }
     assert_eq!(postgres.psql("SELECT status FROM bookend.task_history"), "interrupted");
@@ -141,12 +182,15 @@ fn the_end_of_a_task_whose_host_was_declared_lost_is_late() {
     running["session"] = json!({ "key": "k", "session_id": "s1", "task_id": "t1" });
     a.publish(&[running]);
     declare_lost(&postgres, a.node);
-    b.take("k", "t2", false);
+    // Its session is lost for that host, and elsewhere for any other.
+    let taken = b.call("take", "'k', 't2', 0, false");
+    assert_eq!((&taken["elsewhere"], &taken["session_lost"]), (&json!("a"), &json!(false)));
     a.register("boot 1", "8:1", None);
     let late = || postgres.psql("SELECT status, reason, late->>'status', cost_usd FROM bookend.task_history");
     assert_eq!(a.publish(&[entry(2, "t1", Some("k"), "running")]), "late");
     assert_eq!(late(), "interrupted|host_lost|running|");
-    let ended = with(entry(3, "t1", Some("k"), "success"), json!({ "cost_usd": 2.5 }));
+    let mut ended = with(entry(3, "t1", Some("k"), "success"), json!({ "cost_usd": 2.5 }));
+    ended["session"] = json!({ "key": "k", "session_id": "s1", "task_id": "t1" });
     assert_eq!(a.publish(std::slice::from_ref(&ended)), "late");
     assert_eq!(a.publish(&[ended]), "older");
     assert_eq!(late(), "interrupted|host_lost|success|2.5");
@@ -159,7 +203,19 @@ fn the_end_of_a_task_whose_host_was_declared_lost_is_late() {
     // Its end does not free the key, which is another task's by now.
     assert_eq!(postgres.psql("SELECT task_id FROM bookend.claim"), "t2");
     b.call("release", "'k', 't2'");
-    assert_eq!(a.call("take", "'k', 't3', 0, false")["session_lost"], true);
+    let is_lost = || a.call("take", "'k', 't3', 0, false")["session_lost"].clone();
+    assert_eq!(is_lost(), true);
+    // An operator restores it, or the next task uses another one.
+    let lose = || postgres.psql("UPDATE bookend.session SET lost_at = now()");
+    let mut restored = entry(4, "t1", Some("k"), "success");
+    restored["session"] = json!({ "key": "k", "session_id": "s1", "task_id": "t1", "trusted": 2 });
+    a.publish(&[restored]);
+    assert_eq!(is_lost(), false);
+    lose();
+    let mut next = entry(5, "t3", Some("k"), "running");
+    next["session"] = json!({ "key": "k", "session_id": "s3", "task_id": "t3" });
+    a.publish(&[next]);
+    assert_eq!(is_lost(), false);
 }
 
 #[test]
@@ -173,12 +229,6 @@ fn a_task_that_the_boot_ended_is_not_late() {
     assert_eq!(host.publish(&[with(entry(2, "t", None, "interrupted"), settled)]), "ok");
     let row = "SELECT status, reason, late IS NULL, delivery_status FROM bookend.task_history";
     assert_eq!(postgres.psql(row), "interrupted|host_lost|t|pending");
-}
-
-/// Waits until a session waits for a lock.
-fn waits_for_a_lock(postgres: &Postgres) {
-    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
-    eventually(Deadline::new(), "a session that waits for a lock", || postgres.psql(waiting) == "1");
 }
 
 #[test]

@@ -39,31 +39,42 @@ fn an_operator_orders_a_cancellation_once() {
     );
     assert_eq!(operator.json("SELECT bookend.cancel('t3')"), json!({ "state": "unknown" }));
     assert_eq!(orders(&host), json!([{ "id": 1, "task": "t1", "by_role": "operator", "by_host": null }]));
+    assert_eq!(host.call("order_done", "2, 'cancelled'"), json!({ "state": "closed" }));
     assert_eq!(host.call("order_done", "1, 'cancelled'"), json!({ "state": "done" }));
-    assert_eq!(host.call("order_done", "1, 'cancelled'"), json!({ "state": "closed" }));
+    assert_eq!(host.call("order_done", "1, 'again'"), json!({ "state": "closed" }));
     assert_eq!(orders(&host), json!([]));
+    let done = "SELECT result, done_at IS NOT NULL FROM bookend.cancel_order";
+    assert_eq!(postgres.psql(done), "cancelled|t");
 }
 
 #[test]
 fn the_end_of_a_task_and_the_loss_of_a_host_close_orders() {
     let test = "the_end_of_a_task_and_the_loss_of_a_host_close_orders";
     let Some(postgres) = Postgres::with_schema(test) else { return };
-    let host = Host::join(&postgres, "a");
+    let (host, other) = (Host::join(&postgres, "a"), Host::join(&postgres, "b"));
     host.publish(&[entry(1, "t1", None, "running"), entry(2, "t2", None, "running")]);
-    postgres.psql("SELECT bookend.cancel('t1'), bookend.cancel('t2')");
+    other.publish(&[entry(1, "t3", None, "running")]);
+    postgres.psql("SELECT bookend.cancel('t1'), bookend.cancel('t2'), bookend.cancel('t3')");
     host.publish(&[entry(3, "t1", None, "cancelled")]);
     declare_lost(&postgres, host.node);
     let closed = "SELECT task_id, result, done_at IS NOT NULL FROM bookend.cancel_order ORDER BY 1";
-    assert_eq!(postgres.psql(closed), "t1|cancelled|t\nt2|host_lost|t");
+    assert_eq!(postgres.psql(closed), "t1|cancelled|t\nt2|host_lost|t\nt3||f");
+    assert_eq!((orders(&host), orders(&other)[0]["task"].clone()), (json!([]), json!("t3")));
 }
 
 #[test]
 fn replacing_orders_only_the_holder_of_a_key_that_is_waited_for() {
     let test = "replacing_orders_only_the_holder_of_a_key_that_is_waited_for";
     let Some(postgres) = Postgres::with_schema(test) else { return };
-    let [a, b] = ["a", "b"].map(|name| Host::join(&postgres, name));
+    let [a, b, c] = ["a", "b", "c"].map(|name| Host::join(&postgres, name));
+    // A node that has left does not name who orders.
+    assert_eq!(Host::beside(&postgres, "b", "a former name").call("leave", "")["state"], "left");
     a.take("k", "t1", false);
+    a.take("other", "t0", false);
+    b.take("other", "t2", true);
+    c.take("k", "tc", true);
     assert_eq!(b.call("order_cancel", "'k'"), json!({ "state": "not_waiting" }));
+    c.call("give_up_waiting", "'k'");
     b.take("k", "t2", true);
     let listener = postgres.session("postgres");
     listener.query("LISTEN bookend_node").expect("LISTEN");

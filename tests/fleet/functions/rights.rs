@@ -92,10 +92,13 @@ fn no_role_writes_a_table() {
 fn a_host_cannot_act_as_another_node() {
     let Some(postgres) = Postgres::with_schema("a_host_cannot_act_as_another_node") else { return };
     let (a, mut b) = (Host::join(&postgres, "a"), Host::join(&postgres, "b"));
+    let third = Host::join(&postgres, "c");
     a.take("k", "t", false);
     a.publish(&[entry(1, "t", Some("k"), "running")]);
     postgres.psql("SELECT bookend.cancel('t')");
     let own = b.node;
+    b.node = third.node;
+    assert_eq!(b.error("take", "'k', 't2', 0, false"), "BK002", "it is told nothing of a third one's key");
     b.node = a.node;
     let row = super::quoted(&[entry(2, "t", Some("k"), "success")]);
     let calls = [

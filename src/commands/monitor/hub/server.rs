@@ -3,19 +3,30 @@
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::task::JoinHandle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
+use tracing::warn;
 
 use super::bound_socket::BoundSocket;
+use crate::fleet::FleetMembership;
 use crate::fleet::socket::{self, HubAnswer, KeyRequest, RunMessage};
 
 /// The pause after the kernel has refused a connection, for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long runs wait for the end of others before they are refused, when as many are served as may be.
+const FULL_PAUSE: Duration = Duration::from_secs(2);
+/// How many runs are refused at once, and how long each may take to read that.
+const MOST_REFUSALS: usize = 16;
+const REFUSAL: Duration = Duration::from_secs(2);
 
 /// The number of a connection. A later one has a higher number.
 pub(super) type RunNumber = u64;
@@ -33,18 +44,21 @@ pub(super) enum RunEvent {
 pub(super) struct SocketServer(JoinHandle<()>);
 
 impl SocketServer {
-    /// Accepts runs that may ask for keys of the ledger with this private directory. Call it in a runtime.
+    /// Accepts runs that may ask for keys of the ledger with this private directory, in this fleet. Call it
+    /// in a runtime.
     ///
     /// # Errors
     /// When the socket cannot be watched, or the directory is gone.
     pub(super) fn start(
         private_dir: &Path,
         socket: &BoundSocket,
+        fleet: &FleetMembership,
         events: UnboundedSender<RunEvent>,
     ) -> io::Result<SocketServer> {
         let owner = std::fs::metadata(private_dir)?.uid();
         let listener = UnixListener::from_std(socket.listener()?)?;
-        Ok(SocketServer(tokio::spawn(accept(listener, owner, events))))
+        let service = RunService { owner, fleet: Arc::new(fleet.clone()), events };
+        Ok(SocketServer(tokio::spawn(accept(listener, service))))
     }
 }
 
@@ -54,63 +68,145 @@ impl Drop for SocketServer {
     }
 }
 
-async fn accept(listener: UnixListener, owner: u32, events: UnboundedSender<RunEvent>) {
+/// What a connection is served with.
+#[derive(Clone)]
+struct RunService {
+    /// The user to whom the ledger belongs.
+    owner: u32,
+    fleet: Arc<FleetMembership>,
+    events: UnboundedSender<RunEvent>,
+}
+
+async fn accept(listener: UnixListener, service: RunService) {
     let mut number = 0;
+    let mut places = RunPlaces::new();
     // Dropped with this task: the connections end with the socket.
-    let mut runs = tokio::task::JoinSet::new();
+    let (mut runs, mut refusals) = (JoinSet::new(), JoinSet::new());
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        match places.take().await {
+            Some(place) => {
                 number += 1;
-                runs.spawn(serve(stream, number, owner, events.clone()));
-                while runs.try_join_next().is_some() {}
+                runs.spawn(service.clone().serve(stream, number, place));
             }
-            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            None => {
+                refusals.spawn(timeout(REFUSAL, service.clone().refuse(stream, places.why())));
+                if refusals.len() >= MOST_REFUSALS {
+                    refusals.join_next().await;
+                }
+            }
+        }
+        while runs.try_join_next().is_some() || refusals.try_join_next().is_some() {}
+    }
+}
+
+/// How many runs are served at once: half as many as the process may open files. The other half is for
+/// settling tasks.
+struct RunPlaces {
+    free: Arc<Semaphore>,
+    most_files: usize,
+    /// None became free for a while.
+    are_taken: bool,
+    is_reported: bool,
+}
+
+impl RunPlaces {
+    fn new() -> RunPlaces {
+        let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(RLIM_INFINITY, |(soft, _)| soft);
+        let most_files = usize::try_from(limit).unwrap_or(usize::MAX).clamp(2, Semaphore::MAX_PERMITS);
+        let free = Arc::new(Semaphore::new(most_files / 2));
+        RunPlaces { free, most_files, are_taken: false, is_reported: false }
+    }
+
+    /// A place for a run that has connected. `None`: the run is to be refused.
+    async fn take(&mut self) -> Option<OwnedSemaphorePermit> {
+        let pause = if self.are_taken { Duration::ZERO } else { FULL_PAUSE };
+        let place = timeout(pause, Arc::clone(&self.free).acquire_owned()).await;
+        // The semaphore is never closed.
+        let place = place.ok().and_then(Result::ok);
+        self.are_taken = place.is_none();
+        if self.are_taken && !std::mem::replace(&mut self.is_reported, true) {
+            let hint = "raise the limit (ulimit -Hn, LimitNOFILE=), and start the monitor again";
+            warn!(hint, "{}; others are not served until one of them has ended", self.why());
+        }
+        place
+    }
+
+    fn why(&self) -> String {
+        format!(
+            "the monitor serves {} runs, as many as its limit of {} open files allows",
+            self.most_files / 2,
+            self.most_files
+        )
+    }
+}
+
+impl RunService {
+    /// Serves one run from its request to the end of its connection.
+    async fn serve(self, stream: UnixStream, number: RunNumber, _place: OwnedSemaphorePermit) {
+        let Some((request, mut reader, writer)) = self.admit(stream).await else { return };
+        let (answers, answered) = unbounded_channel();
+        if self.events.send(RunEvent::Asked(number, request, answers)).is_err() {
+            return;
+        }
+        let mut rest = [0; 64];
+        tokio::select! {
+            // The run sends nothing else: what it sends is read and ignored.
+            () = async { while matches!(reader.read(&mut rest).await, Ok(1..)) {} } => {}
+            () = write_all(writer, answered) => {}
+        }
+        // The receiver is gone while the hub stops.
+        let _ = self.events.send(RunEvent::Ended(number));
+    }
+
+    /// Tells a run that there is no place for it. It reads that once it has sent its request.
+    async fn refuse(self, stream: UnixStream, why: String) {
+        if let Some((_, _, mut writer)) = self.admit(stream).await {
+            let _ = write(&mut writer, &HubAnswer::Away { why }).await;
         }
     }
-}
 
-/// Serves one run from its request to the end of its connection.
-async fn serve(stream: UnixStream, number: RunNumber, owner: u32, events: UnboundedSender<RunEvent>) {
-    let refusal = match stream.peer_cred() {
-        Ok(peer) if peer.uid() == owner || peer.uid() == 0 => None,
-        Ok(_) => Some("the ledger belongs to another user".to_owned()),
-        Err(e) => Some(format!("its process cannot be identified: {e}")),
-    };
-    let (reader, mut writer) = stream.into_split();
-    let mut reader = BufReader::new(reader).take(socket::LONGEST_LINE as u64);
-    let request = match refusal {
-        None => read(&mut reader).await,
-        Some(why) => Err(Some(why)),
-    };
-    let request = match request {
-        Ok(request) => request,
-        Err(Some(why)) => return drop(write(&mut writer, &HubAnswer::Refused { why, hint: None }).await),
-        Err(None) => return,
-    };
-    let (answers, answered) = unbounded_channel();
-    if events.send(RunEvent::Asked(number, request, answers)).is_err() {
-        return;
+    /// Reads the request of a run. `None`: it is not served, and knows why if that does not pass.
+    async fn admit(&self, stream: UnixStream) -> Option<(KeyRequest, OwnedReadHalf, OwnedWriteHalf)> {
+        let refusal = match stream.peer_cred() {
+            Ok(peer) if peer.uid() == self.owner || peer.uid() == 0 => None,
+            Ok(_) => Some("the ledger belongs to another user".to_owned()),
+            Err(e) => Some(format!("its process cannot be identified: {e}")),
+        };
+        let (mut reader, mut writer) = stream.into_split();
+        let request = match refusal {
+            None => self.read(&mut reader).await,
+            Some(why) => Err(Some(why)),
+        };
+        match request {
+            Ok(request) => Some((request, reader, writer)),
+            Err(why) => {
+                let refused = why.map(|why| HubAnswer::Refused { why, hint: None });
+                if let Some(refused) = refused {
+                    let _ = write(&mut writer, &refused).await;
+                }
+                None
+            }
+        }
     }
-    let mut rest = [0; 64];
-    tokio::select! {
-        // The run sends nothing else: what it sends is read and ignored.
-        () = async { while matches!(reader.get_mut().read(&mut rest).await, Ok(1..)) {} } => {}
-        () = write_all(writer, answered) => {}
-    }
-    // The receiver is gone while the hub stops.
-    let _ = events.send(RunEvent::Ended(number));
-}
 
-/// The request. `None`: the run has ended before it was complete.
-async fn read(reader: &mut (impl AsyncBufReadExt + Unpin)) -> Result<KeyRequest, Option<String>> {
-    let mut line = String::new();
-    match reader.read_line(&mut line).await {
-        Ok(_) if line.ends_with('\n') => match serde_json::from_str(&line) {
-            Ok(RunMessage::Take(request)) => Ok(request),
-            Err(e) => Err(Some(format!("the monitor does not understand the request ({e}): is it older?"))),
-        },
-        _ => Err(None),
+    /// The request. `None`: the run has ended before it was complete, or this hub or the run has yet to
+    /// notice that the ledger has joined another fleet; the run asks again.
+    async fn read(&self, reader: &mut OwnedReadHalf) -> Result<KeyRequest, Option<String>> {
+        let mut line = String::new();
+        match BufReader::new(reader).take(socket::LONGEST_LINE as u64).read_line(&mut line).await {
+            Ok(_) if line.ends_with('\n') => {}
+            _ => return Err(None),
+        }
+        let RunMessage::Take { fleet, request } = serde_json::from_str(&line)
+            .map_err(|e| Some(format!("the monitor does not understand the request ({e}): is it older?")))?;
+        match FleetMembership::parse(&fleet) {
+            Ok(membership) if membership == *self.fleet => Ok(request),
+            _ => Err(None),
+        }
     }
 }
 
