@@ -11,6 +11,7 @@ mod arena;
 mod batches;
 mod commands;
 mod descriptors;
+mod errors;
 mod faults;
 mod functions;
 mod gone;
