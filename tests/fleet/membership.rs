@@ -88,7 +88,7 @@ fn a_ledger_joins_another_fleet_only_when_it_has_left_the_one_before() {
         let refused =
             node.bookend(&[&["fleet", "join", &another][..], options].concat()).ended(End::Code(125));
         let named = format!("the ledger is in another fleet, at {url}\n");
-        assert!(refused.stderr.contains(&named) && refused.stderr.contains("fleet leave`"), "{refused:?}");
+        assert!(refused.stderr.contains(&named) && refused.stderr.contains("leave it first"), "{refused:?}");
     }
     assert_eq!(states(&postgres, &node), "reachable");
     node.published();
