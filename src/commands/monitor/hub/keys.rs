@@ -154,8 +154,8 @@ fn conclude(node: &HubNode, (registration, subject, outcome): Outcome) -> Result
 }
 
 /// An error of the connection or the epoch ends the registration, and everything is asked again through the
-/// next one. One that the server gives and that passes is of the call alone, which is made again. Any other is
-/// the run's.
+/// next one. One that the server gives and that passes is of the call alone, which is made again. Any other
+/// is the run's.
 fn note_failure(
     node: &HubNode,
     registration: &Registration,
