@@ -44,7 +44,7 @@ pub async fn keep(node: &Rc<HubNode>) -> Result<(), HubError> {
             Err(e) if e.is_of_ledger() => return Err(e),
             Err(e) if e.is_over_epoch() => {
                 node.was_superseded.set(!matches!(e, HubError::DatabaseRestored));
-                node.link.send_replace(HubLink::Connecting);
+                node.note_connecting();
                 if node.pause(AGAIN).await {
                     return Ok(());
                 }
