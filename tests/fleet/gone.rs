@@ -250,6 +250,7 @@ fn a_machine_that_rebooted_settles_its_own_tasks() {
     until_state(&a, &postgres, "unreachable");
     b.keyed("k0", "true").run().ended(End::Code(75));
     a.start_monitor(&[]);
+    a.monitor().service.until("whether another machine renews the lease of this node");
     until_end_is(&a, &postgres, "t0", "interrupted|rebooted|lease");
     eventually(a.world.deadline(), "the free key", || claims(&postgres) == "k|t1");
     b.keyed("k0", "true").run().ended(End::Code(0)).silent();

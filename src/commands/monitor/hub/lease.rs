@@ -66,9 +66,10 @@ async fn hold(node: &Rc<HubNode>) -> Result<(), HubError> {
     }
     let was_superseded = node.was_superseded.get();
     let facts = NodeFacts::of(&node.ledger.borrow(), node.membership.ledger, was_superseded)?;
+    let begin = Registration::begin(&node.url, node.membership.node, &facts, |wait| note_waiting(node, wait));
     let begun = tokio::select! {
         _ = node.stopping() => return Ok(()),
-        begun = Registration::begin(&node.url, node.membership.node, &facts) => begun?,
+        begun = begin => begun?,
     };
     node.was_superseded.set(false);
     let registration = Rc::new(begun);
@@ -93,6 +94,13 @@ async fn hold(node: &Rc<HubNode>) -> Result<(), HubError> {
         }
     }
     Ok(())
+}
+
+/// The status explains why runs under a key get no answer meanwhile.
+fn note_waiting(node: &HubNode, wait: Duration) {
+    let seconds = wait.as_secs_f64().ceil();
+    let status = format!("waiting {seconds} s whether another machine renews the lease of this node");
+    node.service.fleet_status(&status);
 }
 
 /// Renews the lease at its interval.

@@ -88,8 +88,13 @@ impl FleetSettings {
 
 impl Registration {
     /// Connects and registers. If the file or the boot is another one than before, it first waits whether
-    /// another monitor renews the lease of this node.
-    pub async fn begin(url: &DatabaseUrl, node: Uuid, facts: &NodeFacts) -> Result<Registration, HubError> {
+    /// another monitor renews the lease of this node, and calls `waiting` with the time that this takes.
+    pub async fn begin(
+        url: &DatabaseUrl,
+        node: Uuid,
+        facts: &NodeFacts,
+        waiting: impl Fn(Duration),
+    ) -> Result<Registration, HubError> {
         let connection = FleetConnection::connect(url, CONNECT).await?;
         let settings: FleetSettings = connection.call(VERSION, &[]).await?;
         let instance = Uuid::new_v4();
@@ -114,7 +119,9 @@ impl Registration {
                 }
                 RegisterAnswer::Watch { seq, wait_ms } => {
                     seen = Some(seq);
-                    tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+                    let wait = Duration::from_millis(wait_ms);
+                    waiting(wait);
+                    tokio::time::sleep(wait).await;
                 }
                 RegisterAnswer::Refused { text } => return Err(HubError::Refused(text)),
             }
