@@ -68,6 +68,11 @@ impl FleetError {
         matches!(self, FleetError::Away { .. } | FleetError::Silent { .. })
     }
 
+    /// Whether PostgreSQL answers, and this one statement can be repeated.
+    pub fn is_of_call(&self) -> bool {
+        matches!(self, FleetError::Away { source, .. } if source.is::<DbError>())
+    }
+
     /// What the user can do.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
@@ -190,12 +195,12 @@ fn is_missing(error: &DbError) -> bool {
     missing.contains(error.code())
 }
 
-/// The server starts, stops or is full (classes 08, 53, 57 and 58), or is a standby. pgbouncer says 08P01 for
-/// a server that it cannot reach, too.
+/// The server starts, stops or is full, or has cancelled the statement (classes 08, 53, 57 and 58), has
+/// rolled it back because of others (40), has waited for a lock for too long, or is a standby. pgbouncer says
+/// 08P01 for a server that it cannot reach, too.
 fn is_temporary(error: &DbError) -> bool {
     let code = error.code().code();
-    ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class))
+    ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
+        || *error.code() == SqlState::LOCK_NOT_AVAILABLE
         || *error.code() == SqlState::READ_ONLY_SQL_TRANSACTION
-        || *error.code() == SqlState::T_R_SERIALIZATION_FAILURE
-        || *error.code() == SqlState::T_R_DEADLOCK_DETECTED
 }

@@ -65,8 +65,8 @@ pub enum WhenHeld {
     Replace,
 }
 
-/// What the monitor answers. `Granted` and `Refused` are final; after the others it answers again when that
-/// has changed, to a run that waits.
+/// What the monitor answers. `Granted`, `NotCancelled` and `Refused` are final; after the others it answers
+/// again when that has changed, to a run that waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HubAnswer {
@@ -76,6 +76,13 @@ pub enum HubAnswer {
         stale_session: Option<StaleSession>,
     },
     Held(KeyHolder),
+    /// The task that a run replaces cannot be cancelled.
+    NotCancelled {
+        holder: KeyHolder,
+        why: String,
+    },
+    /// Other runs of this host wait for the key, and have asked before.
+    InLine,
     /// The database is not reachable, or this ledger is not registered in it yet.
     Away {
         why: String,

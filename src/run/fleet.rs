@@ -215,6 +215,9 @@ impl<'a> FleetKey<'a> {
                     return Ok(Some(hub));
                 }
                 Ok(HubAnswer::Held(holder)) => self.await_further(asking, Awaited::Holder(holder))?,
+                Ok(HubAnswer::NotCancelled { holder, why }) => return Err(self.not_cancelled(&holder, &why)),
+                // As where no fleet is, such a run reports nothing.
+                Ok(HubAnswer::InLine) => asking.until = None,
                 Ok(HubAnswer::Away { why }) => self.await_further(asking, Awaited::Database { why })?,
                 // Only commands ask for that.
                 Ok(HubAnswer::Status(_)) => {}
@@ -362,6 +365,13 @@ impl FleetKey<'_> {
     fn refused_for_good(&self, why: &str, hint: Option<String>) -> Error {
         let hint = hint.map(|hint| format!("{hint}; ")).unwrap_or_default();
         Error::failed(format!("{} {why}", self.not_claimed())).hint(format!("{hint}nothing was executed"))
+    }
+
+    fn not_cancelled(&self, holder: &KeyHolder, why: &str) -> Error {
+        let message =
+            format!("the key {} is held by {}, which cannot be cancelled: {why}", self.key(), name(holder));
+        Error::new(Kind::Busy, message)
+            .hint("cancel it where it was started, or use --wait; nothing was executed")
     }
 
     fn busy(&self, holder: &KeyHolder) -> Error {

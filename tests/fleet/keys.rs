@@ -27,6 +27,17 @@ impl Holder {
     }
 }
 
+/// Waits until the monitor has taken the requests of so many runs that wait.
+pub fn until_asked(node: &Node, runs: usize) {
+    let socket = node.world.name("state/bookend/bookend.db.d/fleet.sock");
+    eventually(node.world.deadline(), "runs that have connected", || {
+        let sockets = std::fs::read_to_string("/proc/net/unix").expect("the sockets");
+        sockets.lines().filter(|line| line.ends_with(&socket)).count() > runs
+    });
+    // It is served after them.
+    node.keyed("another", "true").run().ended(End::Code(0)).silent();
+}
+
 pub fn until_claims(node: &Node, postgres: &Postgres, expected: &str) {
     let what = format!("the claims {expected:?}");
     eventually(node.world.deadline(), &what, || claims(postgres) == expected);
@@ -75,6 +86,32 @@ fn a_key_is_held_by_one_run_of_all_hosts() {
     holder.end();
     until_claims(&b, &postgres, "");
     b.keyed("k", "true").run().ended(End::Code(0)).silent();
+}
+
+#[test]
+fn the_claim_names_the_task_that_runs() {
+    let Some(postgres) = fleet("the_claim_names_the_task_that_runs") else { return };
+    let (a, b) = (Node::start(&postgres, "a"), Node::start(&postgres, "b"));
+    postgres.psql(
+        "CREATE TABLE public.named (n serial, task_id text);
+         CREATE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN INSERT INTO public.named (task_id) VALUES (NEW.task_id); RETURN NULL; END $$;
+         CREATE TRIGGER note AFTER INSERT OR UPDATE ON bookend.claim
+         FOR EACH ROW WHEN (NEW.key = 'k') EXECUTE FUNCTION public.note();",
+    );
+    let named = || postgres.psql("SELECT string_agg(task_id, ' ' ORDER BY n) FROM public.named");
+    let holder = Holder::start(&a, "t1");
+    let waiting = a.keyed("k", "exit 0").options(["--wait", "--id", "t2"]).start();
+    until_asked(&a, 1);
+    a.keyed("k", "true").options(["--id", "t3"]).run().ended(End::Code(75));
+    let refused = b.keyed("k", "true").run().ended(End::Code(75));
+    assert!(refused.stderr.contains("held by task t1 on host "), "{}", refused.stderr);
+    b.bookend(&["show", "t1"]).ended(End::Code(0)).silent();
+    assert_eq!(named(), "t1");
+    holder.end();
+    waiting.wait().ended(End::Code(0)).silent();
+    until_claims(&a, &postgres, "");
+    assert!(["t1", "t1 t2"].contains(&named().as_str()), "{}", named());
 }
 
 #[test]
@@ -424,13 +461,15 @@ fn many_waiting_runs_need_no_further_connection() {
     let before = backends().expect("a number");
     let waiting: Vec<Proc> =
         (0..30).map(|_| b.keyed("k", "echo ran >>../ran").options(["--wait"]).start()).collect();
-    eventually(b.world.deadline(), "a waiter", || {
-        postgres.psql("SELECT count(*) FROM bookend.waiter") == "1"
-    });
+    until_asked(&b, 30);
+    assert_eq!(postgres.psql("SELECT count(*) FROM bookend.waiter"), "1");
     assert_eq!(backends().expect("a number"), before);
     holder.end();
     for run in waiting {
-        run.wait().ended(End::Code(0));
+        let output = run.wait().ended(End::Code(0));
+        let told: Vec<&str> = output.stderr.lines().collect();
+        assert!(told.len() <= 1, "{told:?}");
+        assert!(told.iter().all(|line| line.contains("waiting for task t1 on host ")), "{told:?}");
     }
     assert_eq!(std::fs::read_to_string(b.world.path("ran")).expect("the agents ran").lines().count(), 30);
     until_claims(&b, &postgres, "");

@@ -12,6 +12,7 @@ mod batches;
 mod commands;
 mod connected;
 mod descriptors;
+mod errors;
 mod faults;
 mod functions;
 mod gone;

@@ -59,6 +59,15 @@ fn two(postgres: &Postgres) -> (Node, Node) {
     nodes
 }
 
+/// Only the row of the running task says that this process is its supervisor, and it is another one.
+fn in_another_pid_namespace(node: &Node) {
+    let pid = std::process::id();
+    node.world.write(&format!(
+        "UPDATE task_history SET supervisor_pid = {pid}, supervisor_start = 1, supervisor_pidfd = NULL \
+         WHERE status = 'running'"
+    ));
+}
+
 /// What came of all orders.
 fn results(postgres: &Postgres) -> String {
     postgres.psql("SELECT task_id, result FROM bookend.cancel_order WHERE done_at IS NOT NULL ORDER BY id")
@@ -113,6 +122,65 @@ fn a_host_that_may_not_cancel_tasks_of_others_learns_who_can_allow_it() {
     running.cancelled(&a);
     let away = b.bookend(&["cancel", "t1"]).ended(End::Code(1));
     assert!(away.stderr.contains("and the fleet cannot be asked: "), "{}", away.stderr);
+}
+
+#[test]
+fn replace_cancels_each_task_that_holds_the_key_on_another_host() {
+    let test = "replace_cancels_each_task_that_holds_the_key_on_another_host";
+    let Some(postgres) = fleet(test) else { return };
+    let (a, b) = (Node::start(&postgres, "a"), Node::start(&postgres, "b"));
+    let holder = Running::of(&a, &postgres, "t1", &["--key", "k"]);
+    let waiting = a.keyed("k", "read x").options(["--wait", "--id", "t2"]).piped_input().start();
+    crate::keys::until_asked(&a, 1);
+    let replaced = b.keyed("k", "true").options(["--replace", "--fleet-timeout", "60s"]).start();
+    holder.process.wait().ended(End::Signal(15));
+    waiting.wait().ended(End::Signal(15));
+    let output = replaced.wait().ended(End::Code(0));
+    for task in ["t1", "t2"] {
+        let line = format!("cancelling task {task} on host ");
+        assert_eq!(output.stderr.matches(&line).count(), 1, "{output:?}");
+    }
+    assert_eq!(results(&postgres), "t1|asked\nt2|asked");
+}
+
+#[test]
+fn replace_says_why_the_holder_cannot_be_cancelled() {
+    let Some(postgres) = fleet("replace_says_why_the_holder_cannot_be_cancelled") else { return };
+    let (a, b) = (Node::start(&postgres, "a"), Node::start(&postgres, "b"));
+    let running = Running::of(&a, &postgres, "t1", &["--key", "k"]);
+    in_another_pid_namespace(&a);
+    let replace = b.keyed("k", "true").options(["--replace", "--fleet-timeout", "60s"]);
+    let refused = replace.run().ended(End::Code(75));
+    for part in
+        ["held by task t1 on host ", ", which cannot be cancelled: it runs where its pid means another"]
+    {
+        assert!(refused.stderr.contains(part), "{part:?} in {}", refused.stderr);
+    }
+    running.end(0);
+}
+
+#[test]
+fn an_order_for_a_run_that_begins_is_carried_out_once_it_has_its_row() {
+    let test = "an_order_for_a_run_that_begins_is_carried_out_once_it_has_its_row";
+    let Some(postgres) = fleet(test) else { return };
+    let (a, b) = (Node::start(&postgres, "a"), Node::start(&postgres, "b"));
+    a.world.run(["true"]).run().ended(End::Code(0));
+    let other = rusqlite::Connection::open(a.world.ledger()).expect("the ledger");
+    other.execute_batch("BEGIN IMMEDIATE").expect("the write lock");
+    let begins = a.keyed("k", "read x").options(["--id", "t1"]).piped_input().start();
+    eventually(a.world.deadline(), "a claim", || crate::node::claims(&postgres) == "k|t1");
+    let replaced = b.keyed("k", "true").options(["--replace", "--fleet-timeout", "60s"]).start();
+    let orders = || postgres.psql("SELECT task_id, done_at FROM bookend.cancel_order");
+    eventually(b.world.deadline(), "an order", || !orders().is_empty());
+    let renewals = format!("SELECT seq FROM bookend.lease WHERE node = '{}'", a.id(&postgres));
+    let seq = || postgres.psql(&renewals).parse::<u32>().expect("a number");
+    let before = seq();
+    eventually(a.world.deadline(), "further renewals", || seq() > before + 2);
+    assert_eq!(orders(), "t1|", "the order stands");
+    other.execute_batch("ROLLBACK").expect("no lock");
+    begins.wait().ended(End::Signal(15));
+    replaced.wait().ended(End::Code(0));
+    assert_eq!(results(&postgres), "t1|asked");
 }
 
 #[test]
@@ -193,12 +261,7 @@ fn an_order_touches_only_a_running_task_of_the_ledger() {
     }
     let expected = "none|no such task here\nt|no such task here\nt2|has ended";
     eventually(a.world.deadline(), "the results", || results(&postgres) == expected);
-    // Only the row says that this process is the supervisor, and it is another one.
-    let pid = std::process::id();
-    a.world.write(&format!(
-        "UPDATE task_history SET supervisor_pid = {pid}, supervisor_start = 1, supervisor_pidfd = NULL \
-         WHERE id = 't1'"
-    ));
+    in_another_pid_namespace(&a);
     postgres.psql(
         "INSERT INTO bookend.cancel_order (task_id, node, by_role) SELECT 't1', id, 'x' FROM bookend.node",
     );

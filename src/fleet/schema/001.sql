@@ -595,13 +595,14 @@ BEGIN
 END $$;
 
 -- take(node, registration, key, task, slot, wait): asks for the claim on a key.
--- → {"state":"granted","no","elsewhere": host or null,"session_lost": bool}
---     elsewhere: the key's session was used last on that other node; session_lost: its task was ended by the
---     fleet. In both cases the session of this host is not to be resumed.
+-- → {"state":"granted","no","task","elsewhere": host or null,"session_lost": bool}
+--     task: the one that the claim names; elsewhere: the key's session was used last on that other node;
+--     session_lost: its task was ended by the fleet. In both cases the session of this host is not to be resumed.
 -- | {"state":"held","task","node","host","since","reachable","unreachable_since"}
 --     Of a free key: the task for which it is reserved, since its node waits longer.
--- A claim of the same node is granted and moves to the task: the local ledger decides. Only if `wait` is true
--- and other nodes wait for the key, the answer is `held` by the own node, so that they get their turn.
+-- A claim of the same node is granted: the local ledger decides. It names the same task as before, which may
+-- run, until `repoint` says that another one does. Only if `wait` is true and other nodes wait for the key,
+-- the answer is `held` by the own node, so that they get their turn.
 -- With `wait` true and `held`, the node waits from now on: NOTIFY bookend_node, or `free` in `renew`; then
 -- take again. Until granted, or `give_up_waiting`. Errors: BK001, BK002.
 CREATE FUNCTION bookend.take(
@@ -612,6 +613,7 @@ AS $$
 DECLARE
     c claim;
     w waiter;
+    named text := p_task;
     granted bigint;
     current_epoch bigint;
 BEGIN
@@ -637,8 +639,8 @@ BEGIN
         IF FOUND AND c.node = p_node
             AND (NOT p_wait OR c.task_id = p_task OR w.node IS NULL OR w.node = p_node)
         THEN
-            UPDATE claim SET task_id = p_task, slot = p_slot, since = clock_timestamp()
-            WHERE key = p_key RETURNING no INTO granted;
+            named := c.task_id;
+            granted := c.no;
             EXIT;
         END IF;
         IF FOUND OR (w.node IS NOT NULL AND w.node <> p_node) THEN
@@ -653,21 +655,24 @@ BEGIN
         -- It was released between the two statements.
     END LOOP;
     DELETE FROM waiter WHERE key = p_key AND node = p_node;
-    RETURN jsonb_build_object('state', 'granted', 'no', granted, 'elsewhere', (
+    RETURN jsonb_build_object('state', 'granted', 'no', granted, 'task', named, 'elsewhere', (
             SELECT n.host FROM session s JOIN node n ON n.id = s.node
             WHERE s.key = p_key AND s.node <> p_node),
         'session_lost', EXISTS (
             SELECT FROM session WHERE key = p_key AND node = p_node AND lost_at IS NOT NULL));
 END $$;
 
--- repoint(node, registration, key, task): the claim of this node on the key is for this task from now on.
+-- repoint(node, registration, key, task): the claim of this node on the key names this task from now on,
+-- which holds the key in the ledger.
 -- → {"state":"ok"} | {"state":"not_held"}. Errors: BK001, BK002.
 CREATE FUNCTION bookend.repoint(p_node uuid, p_registration bigint, p_key text, p_task text) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = bookend, pg_temp
 AS $$
 BEGIN
     PERFORM guard(p_node, p_registration);
-    UPDATE claim SET task_id = p_task WHERE key = p_key AND node = p_node;
+    UPDATE claim SET task_id = p_task, slot = CASE WHEN task_id = p_task THEN slot END,
+        since = CASE WHEN task_id = p_task THEN since ELSE clock_timestamp() END
+    WHERE key = p_key AND node = p_node;
     RETURN jsonb_build_object('state', CASE WHEN FOUND THEN 'ok' ELSE 'not_held' END);
 END $$;
 

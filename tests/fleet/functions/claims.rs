@@ -51,24 +51,33 @@ fn the_holder_is_described() {
 }
 
 #[test]
-fn the_claim_of_a_node_moves_between_its_tasks() {
-    let Some(postgres) = Postgres::with_schema("the_claim_of_a_node_moves_between_its_tasks") else { return };
+fn the_claim_of_a_node_moves_only_when_its_ledger_says_so() {
+    let test = "the_claim_of_a_node_moves_only_when_its_ledger_says_so";
+    let Some(postgres) = Postgres::with_schema(test) else { return };
     let (a, b) = (Host::join(&postgres, "a"), Host::join(&postgres, "b"));
     let no = a.call("take", "'k', 't1', 3, false")["no"].as_i64().expect("a number");
-    postgres.psql("UPDATE bookend.claim SET since = now() - interval '1 h'");
-    assert_eq!(a.take("k", "t2", false), "granted");
-    assert_eq!(postgres.psql("SELECT since > now() - interval '30 min' FROM bookend.claim"), "t");
-    let claims = || postgres.psql("SELECT task_id, slot FROM bookend.claim");
-    assert_eq!(claims(), "t2|0");
+    let claim = || postgres.psql("SELECT task_id, slot, since FROM bookend.claim");
+    let first = claim();
+    for wait in [false, true] {
+        let again = a.call("take", &format!("'k', 't2', 0, {wait}"));
+        assert_eq!((&again["state"], &again["task"]), (&json!("granted"), &json!("t1")));
+        assert_eq!(again["no"].as_i64(), Some(no));
+    }
     assert_eq!(a.call("repoint", "'k', 't1'"), json!({ "state": "ok" }));
+    assert_eq!(claim(), first);
+    assert_eq!(b.take("k", "t3", false), "held by t1 of a");
+    assert_eq!(a.call("repoint", "'k', 't2'"), json!({ "state": "ok" }));
+    assert!(
+        postgres.psql("SELECT since FROM bookend.claim").as_str() > first.rsplit('|').next().expect("a time")
+    );
     assert_eq!(b.call("repoint", "'k', 't3'"), json!({ "state": "not_held" }));
     assert_eq!(a.call("repoint", "'free', 't1'"), json!({ "state": "not_held" }));
     let of = |host: &Host| host.session.json(&format!("SELECT bookend.claims('{}')", host.node));
     let mut claim = of(&a);
     assert!(claim[0].as_object_mut().expect("a claim").remove("since").is_some());
-    assert_eq!(claim, json!([{ "key": "k", "task": "t1", "slot": 0, "no": no, "epoch": 1 }]));
+    assert_eq!(claim, json!([{ "key": "k", "task": "t2", "slot": null, "no": no, "epoch": 1 }]));
     assert_eq!(of(&b), json!([]));
-    a.call("release", "'k', 't1'");
+    a.call("release", "'k', 't2'");
     assert!(b.call("take", "'k', 't3', 0, false")["no"].as_i64() > Some(no));
 }
 
@@ -212,7 +221,7 @@ fn the_end_of_a_task_frees_its_key() {
     // A request of this node for the key is pending.
     a.publish_and_keep(&[entry(2, "t1", Some("k"), "success")], &["other", "k"]);
     assert_eq!(b.take("k", "t2", false), "held by t1 of a");
-    a.take("k", "t3", false);
+    a.call("repoint", "'k', 't3'");
     // The claim is for another task by now.
     a.publish(&[with(entry(3, "t1", Some("k"), "success"), json!({ "delivery_status": "delivered" }))]);
     assert_eq!(b.take("k", "t2", false), "held by t3 of a");

@@ -48,7 +48,7 @@ fn after_a_boot_a_silent_lease_is_taken_over() {
     assert_eq!((&anew["state"], &anew["wait_ms"]), (&json!("watch"), &json!(1)));
     let taken = host.register("boot 2", "8:1", seq);
     assert_eq!((&taken["state"], &taken["epoch"]), (&json!("ok"), &json!(1)));
-    // What was told of a lease that was renewed since is told anew.
+    // An answer for a lease that was renewed since is given anew.
     let told = host.register("boot 3", "8:1", None)["seq"].as_i64();
     host.register("boot 2", "8:1", None);
     let_the_watch_pass(&postgres);

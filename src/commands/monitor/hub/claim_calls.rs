@@ -1,5 +1,7 @@
 //! What the hub asks of the database about keys: each call is one statement.
 
+use std::mem::{Discriminant, discriminant};
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -15,6 +17,8 @@ const REPOINT: &str = "SELECT bookend.repoint($1, $2, $3, $4)";
 const RELEASE: &str = "SELECT bookend.release($1, $2, $3, $4)";
 const GIVE_UP: &str = "SELECT bookend.give_up_waiting($1, $2, $3)";
 const CANCEL: &str = "SELECT bookend.order_cancel($1, $2, $3)";
+const ORDER_RESULT: &str =
+    "SELECT coalesce((SELECT to_jsonb(result) FROM bookend.cancel_order WHERE id = $1), 'null')";
 const FINDING: &str = "SELECT bookend.finding($1, $2, $3, $4, $5)";
 const CLAIMS: &str = "SELECT bookend.claims($1)";
 
@@ -46,15 +50,39 @@ pub(super) enum ClaimCall {
     Cancel {
         key: Key,
     },
+    /// Asks what came of the order with this number.
+    CheckOrder {
+        key: Key,
+        order: i64,
+    },
     /// Lists the claims of this ledger.
     List,
+}
+
+/// What a call does with which key, whatever run or task it is for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct CallSubject {
+    /// `None`: all.
+    pub(super) key: Option<Key>,
+    kind: Discriminant<ClaimCall>,
+}
+
+impl CallSubject {
+    pub(super) fn is_give_up(&self) -> bool {
+        self.key.as_ref().is_some_and(|key| ClaimCall::GiveUp { key: key.clone() }.subject() == *self)
+    }
 }
 
 /// The answer to [`ClaimCall::Take`].
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub(super) enum TakeAnswer {
-    Granted { elsewhere: Option<String>, session_lost: bool },
+    Granted {
+        /// The task that the claim names: this one, or an earlier one of this ledger.
+        task: TaskId,
+        elsewhere: Option<String>,
+        session_lost: bool,
+    },
     Held(KeyHolder),
 }
 
@@ -72,7 +100,26 @@ pub(super) enum ClaimAnswer {
     Listed(Vec<ClaimedKey>),
     /// The claim on the key of a running task was taken, or its holder on another host.
     Asserted(KeyRequest, Option<KeyHolder>),
+    /// The order that the task which holds the key on another host is cancelled.
+    Ordered(Key, OrderedCancel),
+    /// What came of the order with this number.
+    Checked(Key, i64, String),
     Done,
+}
+
+/// An order to cancel a task of another ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct OrderedCancel {
+    pub(super) task: TaskId,
+    pub(super) order: i64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum CancelAnswer {
+    Ordered(OrderedCancel),
+    /// No other ledger holds the key.
+    None {},
 }
 
 /// A call that failed, for a run if it was made for one.
@@ -83,6 +130,19 @@ pub(super) struct FailedCall {
 }
 
 impl ClaimCall {
+    pub(super) fn subject(&self) -> CallSubject {
+        let key = match self {
+            ClaimCall::Take { request, .. } | ClaimCall::Assert { request } => Some(&request.key),
+            ClaimCall::Repoint { key, .. }
+            | ClaimCall::Release { key, .. }
+            | ClaimCall::GiveUp { key }
+            | ClaimCall::Cancel { key }
+            | ClaimCall::CheckOrder { key, .. } => Some(key),
+            ClaimCall::List => None,
+        };
+        CallSubject { key: key.cloned(), kind: discriminant(self) }
+    }
+
     /// Makes the call. It is sent when the future is polled for the first time.
     pub(super) async fn make(self, registration: &Registration) -> Result<ClaimAnswer, FailedCall> {
         let number = match &self {
@@ -116,7 +176,14 @@ impl ClaimCall {
                 registration.call(RELEASE, [key.as_str().into(), task.as_str().into()]).await.map(done)
             }
             ClaimCall::GiveUp { key } => registration.call(GIVE_UP, [key.as_str().into()]).await.map(done),
-            ClaimCall::Cancel { key } => registration.call(CANCEL, [key.as_str().into()]).await.map(done),
+            ClaimCall::Cancel { key } => Ok(match registration.call(CANCEL, [key.as_str().into()]).await? {
+                CancelAnswer::Ordered(order) => ClaimAnswer::Ordered(key, order),
+                CancelAnswer::None {} => ClaimAnswer::Done,
+            }),
+            ClaimCall::CheckOrder { key, order } => {
+                let result: Option<String> = registration.read(ORDER_RESULT, [order.into()]).await?;
+                Ok(result.map_or(ClaimAnswer::Done, |result| ClaimAnswer::Checked(key, order, result)))
+            }
             ClaimCall::List => claims(registration).await.map(ClaimAnswer::Listed),
         }
     }

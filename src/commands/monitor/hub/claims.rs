@@ -6,14 +6,15 @@
 //! which they are decided, so that none overtakes another.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::time::Instant;
 
-use tokio::sync::mpsc::UnboundedSender;
-
-use super::claim_calls::{ClaimCall, ClaimedKey, TakeAnswer};
+use super::claim_calls::{CallSubject, ClaimCall, ClaimedKey, OrderedCancel, TakeAnswer};
+use super::pending::{PendingRun, Stage};
+use super::repeats::RepeatedCalls;
 use super::server::{RunEvent, RunNumber};
 use crate::fleet::socket::{HubAnswer, KeyHolder, KeyRequest, StaleSession, WhenHeld};
 use crate::ledger::LedgerError;
-use crate::task::{Key, TaskId, Time};
+use crate::task::{Key, TaskId};
 
 /// What the ledger says of its keys.
 pub(super) trait LocalKeys {
@@ -21,8 +22,8 @@ pub(super) trait LocalKeys {
     fn holder(&self, key: &Key) -> Result<Option<TaskId>, LedgerError>;
     /// The running tasks with a key.
     fn running(&self) -> Result<Vec<KeyRequest>, LedgerError>;
-    /// Whether the end of this task is still to be published.
-    fn is_unpublished(&self, task: &TaskId) -> Result<bool, LedgerError>;
+    /// The last task of the key that has ended, if that is still to be published.
+    fn unpublished_end(&self, key: &Key) -> Result<Option<TaskId>, LedgerError>;
     /// Whether any task of the key is to be published.
     fn has_unpublished(&self, key: &Key) -> Result<bool, LedgerError>;
 }
@@ -38,40 +39,9 @@ pub(super) enum DatabaseLink {
     Ready { epoch: i64 },
 }
 
-/// How far a request is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// To be sent.
-    Queued,
-    /// The database has been asked.
-    Sent,
-    /// The database knows that this ledger waits for the key.
-    Waiting,
-    Granted,
-}
-
-#[derive(Debug)]
-struct PendingRun {
-    asked: KeyRequest,
-    stage: Stage,
-    /// It waits for another holder: requests of one key that wait are served one after the other.
-    waits: bool,
-    since: Time,
-    answers: UnboundedSender<HubAnswer>,
-}
-
-impl PendingRun {
-    fn answer(&self, answer: HubAnswer) {
-        // The run may have ended, which is reported.
-        let _ = self.answers.send(answer);
-    }
-}
-
 /// The requests of all runs, and the claims of this ledger that the end of no task releases.
 #[derive(Debug)]
 pub(super) struct FleetClaims {
-    /// The name of this host, for runs that wait for another one of it.
-    host: String,
     link: DatabaseLink,
     /// The last epoch in which the ledger was registered.
     epoch: Option<i64>,
@@ -79,20 +49,22 @@ pub(super) struct FleetClaims {
     requests: BTreeMap<RunNumber, PendingRun>,
     /// Claims to be settled once no request of their key is pending: the task that each names.
     unsettled: HashMap<Key, TaskId>,
-    /// The keys that the publication under way does not free.
+    /// The keys whose claims are looked at once the publication under way has ended.
     kept: HashSet<Key>,
+    /// The keys of calls that are made again.
+    repeats: RepeatedCalls,
     calls: VecDeque<ClaimCall>,
 }
 
 impl FleetClaims {
-    pub(super) fn new(host: String) -> FleetClaims {
+    pub(super) fn new() -> FleetClaims {
         FleetClaims {
-            host,
             link: DatabaseLink::Starting,
             epoch: None,
             requests: BTreeMap::new(),
             unsettled: HashMap::new(),
             kept: HashSet::new(),
+            repeats: RepeatedCalls::default(),
             calls: VecDeque::new(),
         }
     }
@@ -147,9 +119,53 @@ impl FleetClaims {
         self.compare();
         let waiting = self.requests.values().filter(|r| r.stage == Stage::Waiting);
         let keys: HashSet<Key> = waiting.map(|r| r.asked.key.clone()).collect();
-        for key in keys {
-            self.queue_again(&key);
-            self.send(&key);
+        keys.iter().for_each(|key| self.ask_again(key));
+    }
+
+    fn ask_again(&mut self, key: &Key) {
+        self.queue_again(key);
+        self.send(key);
+    }
+
+    /// A call failed, of this run if it was made for one, and the database answers. It is made again later.
+    pub(super) fn failed(
+        &mut self,
+        number: Option<RunNumber>,
+        subject: CallSubject,
+        error: &dyn std::error::Error,
+    ) {
+        let is_lasting = self.repeats.failed(subject, Instant::now());
+        let Some(request) = number.and_then(|number| self.requests.get_mut(&number)) else { return };
+        request.stage = Stage::Queued;
+        if is_lasting || request.is_in_line() {
+            request.answer(HubAnswer::Away { why: crate::error::chain(error) });
+        }
+    }
+
+    /// A call was answered.
+    pub(super) fn succeeded(&mut self, subject: &CallSubject) {
+        self.repeats.succeeded(subject);
+    }
+
+    /// When [`FleetClaims::repeat`] is to be called.
+    pub(super) fn next_repeat(&self) -> Option<Instant> {
+        self.repeats.next()
+    }
+
+    /// Decides again about the keys of calls that failed, and asks again for those of runs that replace a
+    /// task: another one may hold the key by now.
+    pub(super) fn repeat(&mut self, now: Instant) {
+        let mut has_failed = false;
+        for (subject, is_failure) in self.repeats.due(now) {
+            has_failed |= is_failure;
+            let Some(key) = &subject.key else { continue };
+            if subject.is_give_up() {
+                self.give_up_unless_awaited(key);
+            }
+            self.ask_again(key);
+        }
+        if has_failed {
+            self.compare();
         }
     }
 
@@ -163,6 +179,11 @@ impl FleetClaims {
         }
         let was_ready = matches!(self.link, DatabaseLink::Ready { .. });
         self.link = link;
+        // Through this connection nothing was asked yet.
+        for request in self.requests.values_mut().filter(|r| r.stage != Stage::Granted) {
+            request.stage = Stage::Queued;
+        }
+        self.repeats = RepeatedCalls::default();
         match &self.link {
             DatabaseLink::Ready { .. } => {
                 self.compare();
@@ -170,9 +191,6 @@ impl FleetClaims {
                 keys.iter().for_each(|key| self.send(key));
             }
             DatabaseLink::Away { .. } | DatabaseLink::Starting => {
-                for request in self.requests.values_mut().filter(|r| r.stage != Stage::Granted) {
-                    request.stage = Stage::Queued;
-                }
                 if was_ready {
                     // The list of claims that the next connection reads has them.
                     self.calls.clear();
@@ -196,9 +214,7 @@ impl FleetClaims {
         match event {
             RunEvent::Asked(number, asked, answers) => {
                 let key = asked.key.clone();
-                let waits = asked.if_held == WhenHeld::Wait;
-                let request = PendingRun { asked, stage: Stage::Queued, waits, since: Time::now(), answers };
-                self.requests.insert(number, request);
+                self.requests.insert(number, PendingRun::new(asked, answers));
                 self.answer_if_away(number);
                 self.send(&key);
                 Ok(())
@@ -237,7 +253,7 @@ impl FleetClaims {
 
     /// Otherwise the key would be reserved for this ledger.
     fn give_up_unless_awaited(&mut self, key: &Key) {
-        let is_awaited = |r: &PendingRun| r.waits && matches!(r.stage, Stage::Sent | Stage::Waiting);
+        let is_awaited = |r: &PendingRun| r.waits && r.stage != Stage::Granted;
         if !self.of_key(key).any(is_awaited) {
             self.calls.push_back(ClaimCall::GiveUp { key: key.clone() });
         }
@@ -253,15 +269,15 @@ impl FleetClaims {
     ) -> Result<(), LedgerError> {
         let key = &request.key;
         let result = match answer {
-            TakeAnswer::Granted { elsewhere, session_lost } => {
-                self.unsettled.insert(key.clone(), request.task.clone());
+            TakeAnswer::Granted { task, elsewhere, session_lost } => {
+                self.unsettled.insert(key.clone(), task);
                 self.queue_again(key);
                 let stale = stale_session(elsewhere, session_lost, || ledger.has_unpublished(key));
                 match (self.requests.get_mut(&number), stale) {
                     (Some(run), Ok(stale_session)) => {
                         run.stage = Stage::Granted;
                         run.answer(HubAnswer::Granted { stale_session });
-                        Ok(())
+                        self.name_holder(key, ledger).map(drop)
                     }
                     (Some(_), Err(e)) => {
                         self.refused(number, &e, None);
@@ -282,16 +298,22 @@ impl FleetClaims {
 
     /// Another ledger has the key, or it is this ledger's and others get their turn first.
     fn held(&mut self, number: RunNumber, request: &KeyRequest, holder: KeyHolder) {
+        let key = &request.key;
         let Some(run) = self.requests.get_mut(&number) else {
-            return self.give_up_unless_awaited(&request.key);
+            return self.give_up_unless_awaited(key);
         };
-        run.answer(HubAnswer::Held(holder));
+        run.tell(&holder);
         match (run.asked.if_held, run.waits) {
             (WhenHeld::Refuse, _) => drop(self.requests.remove(&number)),
             (WhenHeld::Wait, _) => run.stage = Stage::Waiting,
             (WhenHeld::Replace, true) => {
                 run.stage = Stage::Waiting;
-                self.calls.push_back(ClaimCall::Cancel { key: request.key.clone() });
+                self.calls.push_back(match run.order() {
+                    Some(order) => ClaimCall::CheckOrder { key: key.clone(), order },
+                    None => ClaimCall::Cancel { key: key.clone() },
+                });
+                let cancel = ClaimCall::Cancel { key: key.clone() };
+                self.repeats.soon(cancel.subject(), Instant::now());
             }
             // Only a ledger that waits for a key may cancel its holder.
             (WhenHeld::Replace, false) => {
@@ -299,6 +321,31 @@ impl FleetClaims {
                 run.stage = Stage::Queued;
             }
         }
+    }
+
+    /// A task on another host will be cancelled for the runs that replace the holder of the key.
+    pub(super) fn ordered(&mut self, key: &Key, order: &OrderedCancel) {
+        for run in self.requests.values_mut().filter(|r| r.asked.key == *key) {
+            run.ordered = Some(order.clone());
+        }
+    }
+
+    /// What came of an order. A task that is not known there may begin, and is ordered again.
+    pub(super) fn checked(&mut self, key: &Key, order: i64, result: &str) {
+        let is_known = !result.starts_with("no such");
+        let why = result.strip_prefix("refused: ");
+        if is_known && why.is_none() {
+            return;
+        }
+        for run in self.requests.values_mut().filter(|r| r.asked.key == *key && r.order() == Some(order)) {
+            run.ordered = None;
+            why.iter().for_each(|why| run.refuse_holder(why));
+        }
+    }
+
+    /// Whether the run of this task has the key, or asks for it, so that its row may follow.
+    pub(super) fn is_beginning(&self, task: &TaskId) -> bool {
+        self.requests.values().any(|r| r.asked.task == *task && r.is_pending())
     }
 
     /// The database or the ledger refuses a request: the run is refused.
@@ -334,16 +381,31 @@ impl FleetClaims {
         if !matches!(self.link, DatabaseLink::Ready { .. }) || self.is_pending(key) {
             return Ok(());
         }
+        if self.name_holder(key, ledger)? {
+            self.unsettled.remove(key);
+            return Ok(());
+        }
         let Some(task) = self.unsettled.remove(key) else { return Ok(()) };
         let key = key.clone();
-        match ledger.holder(&key)? {
-            Some(holder) if holder == task => {}
-            Some(holder) => self.calls.push_back(ClaimCall::Repoint { key, task: holder }),
-            // Publishing its end releases the claim, together with its session.
-            None if ledger.is_unpublished(&task)? => {}
+        match ledger.unpublished_end(&key)? {
             None => self.calls.push_back(ClaimCall::Release { key, task }),
+            // Publishing its end releases the claim, together with its session.
+            Some(last) if last == task => {}
+            // The session of the last task goes first.
+            Some(_) => drop(self.kept.insert(key)),
         }
         Ok(())
+    }
+
+    /// Lets the claim name the task that holds the key in the ledger, if there is one.
+    fn name_holder(&mut self, key: &Key, ledger: &impl LocalKeys) -> Result<bool, LedgerError> {
+        let Some(named) = self.unsettled.get_mut(key) else { return Ok(false) };
+        let Some(holder) = ledger.holder(key)? else { return Ok(false) };
+        if *named != holder {
+            *named = holder.clone();
+            self.calls.push_back(ClaimCall::Repoint { key: key.clone(), task: holder });
+        }
+        Ok(true)
     }
 
     /// Sends the requests for a key that can be sent: those that do not wait, and the first that waits.
@@ -351,11 +413,12 @@ impl FleetClaims {
         if !matches!(self.link, DatabaseLink::Ready { .. }) {
             return;
         }
-        let mut ahead: Option<KeyHolder> = None;
+        // What the first in line waits for.
+        let mut first: Option<Option<KeyHolder>> = None;
         for (number, request) in self.requests.iter_mut().filter(|(_, r)| r.asked.key == *key) {
             if request.stage == Stage::Queued {
-                match &ahead {
-                    Some(first) if request.waits => request.answer(HubAnswer::Held(first.clone())),
+                match &first {
+                    Some(holder) if request.is_in_line() => request.tell_in_line(holder.as_ref()),
                     _ => {
                         request.stage = Stage::Sent;
                         let (number, request, wait) = (*number, request.asked.clone(), request.waits);
@@ -363,13 +426,8 @@ impl FleetClaims {
                     }
                 }
             }
-            if request.waits && is_pending(request) {
-                ahead.get_or_insert_with(|| KeyHolder {
-                    task: request.asked.task.clone(),
-                    host: self.host.clone(),
-                    since: request.since,
-                    unreachable_since: None,
-                });
+            if request.is_in_line() {
+                first.get_or_insert_with(|| request.awaited().cloned());
             }
         }
     }
@@ -382,7 +440,7 @@ impl FleetClaims {
     }
 
     fn pending_keys(&self) -> impl Iterator<Item = Key> {
-        self.requests.values().filter(|r| is_pending(r)).map(|r| r.asked.key.clone())
+        self.requests.values().filter(|r| r.is_pending()).map(|r| r.asked.key.clone())
     }
 
     fn of_key(&self, key: &Key) -> impl Iterator<Item = &PendingRun> {
@@ -391,12 +449,8 @@ impl FleetClaims {
 
     /// Whether a run has the key, or may get it at any moment.
     fn is_pending(&self, key: &Key) -> bool {
-        self.of_key(key).any(is_pending)
+        self.of_key(key).any(PendingRun::is_pending)
     }
-}
-
-fn is_pending(request: &PendingRun) -> bool {
-    matches!(request.stage, Stage::Sent | Stage::Granted)
 }
 
 /// Why the session of the key in this ledger is not to be resumed. The database does not know yet what the

@@ -23,8 +23,9 @@ impl LocalKeys for Ledger {
         Ok(self.running_keys()?.into_iter().map(request).collect())
     }
 
-    fn is_unpublished(&self, task: &TaskId) -> Result<bool, LedgerError> {
-        Ledger::is_unpublished(self, task)
+    fn unpublished_end(&self, key: &Key) -> Result<Option<TaskId>, LedgerError> {
+        let Some(last) = self.last_of_key(key)? else { return Ok(None) };
+        Ok(self.is_unpublished(&last.id)?.then_some(last.id))
     }
 
     fn has_unpublished(&self, key: &Key) -> Result<bool, LedgerError> {

@@ -19,7 +19,6 @@ use crate::error::chain;
 use crate::fleet::socket::HubStatus;
 use crate::fleet::{DatabaseUrl, FleetError, FleetMembership};
 use crate::ledger::{self, Ledger, Location};
-use crate::process::procfs::identity;
 use crate::task::Time;
 use crate::view;
 
@@ -40,6 +39,8 @@ pub struct HubNode {
     pub renew_now: Notify,
     /// What came of open orders, by their numbers, until the database has it.
     pub order_results: RefCell<HashMap<i64, String>>,
+    /// An order is for a task whose run is beginning: it is carried out once the run has its row.
+    pub has_early_order: Cell<bool>,
     /// Another monitor has taken the lease, and this one has not registered since.
     pub was_superseded: Cell<bool>,
     /// Whether the database can be used now.
@@ -89,10 +90,11 @@ impl HubNode {
             url,
             ledger: RefCell::new(ledger),
             private_dir: at.private_dir(),
-            claims: RefCell::new(FleetClaims::new(identity::place().host)),
+            claims: RefCell::new(FleetClaims::new()),
             claims_changed: Notify::new(),
             renew_now: Notify::new(),
             order_results: RefCell::default(),
+            has_early_order: Cell::new(false),
             was_superseded: Cell::new(false),
             link: watch::Sender::new(HubLink::Connecting),
             status: watch::Sender::new(HubStatus::Connecting),

@@ -11,7 +11,7 @@ use crate::failpoint;
 use crate::ledger::{Ledger, LedgerError, LiveEvidence, TaskLookup};
 use crate::recovery;
 use crate::stop;
-use crate::task::{Status, TaskId};
+use crate::task::{Status, Task, TaskId};
 
 const DONE: &str = "SELECT bookend.order_done($1, $2, $3, $4)";
 
@@ -27,6 +27,10 @@ pub async fn carry_out(
         let former = node.order_results.borrow().get(&order.id).cloned();
         let result = match former {
             Some(result) => result,
+            None if node.claims.borrow().is_beginning(&order.task) => {
+                node.has_early_order.set(true);
+                continue;
+            }
             None => match ask(&node.ledger.borrow(), &order.task) {
                 Ok(result) => result,
                 Err(e) => {
@@ -52,16 +56,33 @@ fn ask(ledger: &Ledger, id: &TaskId) -> Result<String, LedgerError> {
     if task.status != Status::Running {
         return Ok("has ended".to_owned());
     }
-    Ok(match stop::ask_to_end(ledger, &task) {
-        Ok(Some(_)) => {
+    Ok(match ask_to_end(ledger, &task) {
+        EndRequest::Asked => {
             info!("task {id} is asked to end, as the fleet has ordered");
             "asked".to_owned()
         }
-        // It holds its lock, so it is alive: its pid belongs to another pid namespace.
-        Ok(None) if matches!(recovery::evidence(ledger, &task), Ok(LiveEvidence::Held)) => {
-            "refused: it runs where its pid means another process (a container?)".to_owned()
-        }
-        Ok(None) => "has ended".to_owned(),
-        Err(e) => format!("refused: {e}"),
+        EndRequest::HasEnded => "has ended".to_owned(),
+        EndRequest::Refused(why) => format!("refused: {why}"),
     })
+}
+
+/// What came of asking the supervisor of a task to end.
+pub(super) enum EndRequest {
+    Asked,
+    HasEnded,
+    /// Why it cannot be asked.
+    Refused(String),
+}
+
+/// Asks the supervisor of a running task to end.
+pub(super) fn ask_to_end(ledger: &Ledger, task: &Task) -> EndRequest {
+    match stop::ask_to_end(ledger, task) {
+        Ok(Some(_)) => EndRequest::Asked,
+        // It holds its lock, so it is alive: its pid belongs to another pid namespace.
+        Ok(None) if matches!(recovery::evidence(ledger, task), Ok(LiveEvidence::Held)) => {
+            EndRequest::Refused("it runs where its pid means another process (a container?)".to_owned())
+        }
+        Ok(None) => EndRequest::HasEnded,
+        Err(e) => EndRequest::Refused(e.to_string()),
+    }
 }

@@ -6,10 +6,10 @@ use tracing::{info, warn};
 use super::claim_calls;
 use super::error::HubError;
 use super::node::HubNode;
+use super::orders::{self, EndRequest};
 use super::registration::Registration;
 use crate::failpoint;
 use crate::ledger::Ledger;
-use crate::stop;
 use crate::task::{Status, TaskFilter, TaskId};
 
 const RECONCILE: &str = "SELECT bookend.reconcile($1, $2, $3, $4)";
@@ -50,12 +50,17 @@ pub async fn reconcile(node: &HubNode, registration: &Registration) -> Result<()
 pub fn stop_keyed_runs(ledger: &Ledger) -> Result<(), HubError> {
     let running = ledger.tasks(&TaskFilter::of(Status::Running))?;
     for task in running.iter().filter(|task| task.key.is_some()) {
-        match stop::ask_to_end(ledger, task) {
-            Ok(_) => warn!(
+        match orders::ask_to_end(ledger, task) {
+            EndRequest::Asked => warn!(
                 "this host was declared lost, and its keys were released: task {} is asked to end",
                 task.id
             ),
-            Err(e) => warn!("this host was declared lost, and task {} cannot be asked to end: {e}", task.id),
+            EndRequest::HasEnded => {}
+            EndRequest::Refused(why) => warn!(
+                "this host was declared lost, and its keys were released: task {} cannot be asked to end, \
+                 since {why}",
+                task.id
+            ),
         }
     }
     Ok(())

@@ -139,6 +139,16 @@ impl Registration {
         Ok(self.connection.call(sql, &arguments).await?)
     }
 
+    /// Reads something.
+    pub async fn read<T: DeserializeOwned>(
+        &self,
+        sql: &'static str,
+        arguments: impl IntoIterator<Item = CallArgument>,
+    ) -> Result<T, HubError> {
+        let arguments: Vec<CallArgument> = arguments.into_iter().collect();
+        Ok(self.connection.call(sql, &arguments).await?)
+    }
+
     /// Calls a function whose only parameter is the node.
     pub async fn call_for_node<T: DeserializeOwned>(&self, sql: &'static str) -> Result<T, HubError> {
         Ok(self.connection.call(sql, &[self.node.into()]).await?)

@@ -6,12 +6,13 @@ use std::collections::{HashMap, HashSet};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
+use crate::task::Time;
 
 /// A ledger of which the test says what it holds.
 #[derive(Default)]
 struct Local {
     holders: RefCell<HashMap<Key, TaskId>>,
-    unpublished: RefCell<HashSet<TaskId>>,
+    unpublished_end: RefCell<Option<TaskId>>,
     keys_unpublished: RefCell<HashSet<Key>>,
 }
 
@@ -25,8 +26,8 @@ impl LocalKeys for Local {
         Ok(holders.iter().map(|(key, task)| asked(key.as_str(), task.as_str(), WhenHeld::Refuse)).collect())
     }
 
-    fn is_unpublished(&self, task: &TaskId) -> Result<bool, LedgerError> {
-        Ok(self.unpublished.borrow().contains(task))
+    fn unpublished_end(&self, _: &Key) -> Result<Option<TaskId>, LedgerError> {
+        Ok(self.unpublished_end.borrow().clone())
     }
 
     fn has_unpublished(&self, key: &Key) -> Result<bool, LedgerError> {
@@ -42,8 +43,21 @@ fn holder(task: &str, host: &str) -> KeyHolder {
     KeyHolder { task: task.into(), host: host.into(), since: Time::UNIX_EPOCH, unreachable_since: None }
 }
 
-fn granted() -> TakeAnswer {
-    TakeAnswer::Granted { elsewhere: None, session_lost: false }
+/// The claim names this task.
+fn granted(task: &str) -> TakeAnswer {
+    TakeAnswer::Granted { task: task.into(), elsewhere: None, session_lost: false }
+}
+
+fn held() -> TakeAnswer {
+    TakeAnswer::Held(holder("far", "b"))
+}
+
+fn told_held() -> HubAnswer {
+    HubAnswer::Held(holder("far", "b"))
+}
+
+fn repoint(task: &str) -> ClaimCall {
+    ClaimCall::Repoint { key: "k".into(), task: task.into() }
 }
 
 fn grant() -> HubAnswer {
@@ -67,7 +81,7 @@ struct HubWorld {
 
 impl HubWorld {
     fn new() -> HubWorld {
-        let mut claims = FleetClaims::new("here".to_owned());
+        let mut claims = FleetClaims::new();
         claims.linked(DatabaseLink::Ready { epoch: 1 });
         assert_eq!(claims.take_calls(), [ClaimCall::List]);
         HubWorld { claims, local: Local::default(), runs: HashMap::new() }
@@ -112,7 +126,7 @@ impl HubWorld {
     fn grant(&mut self, number: RunNumber, if_held: WhenHeld) {
         self.ask(number, if_held);
         assert_eq!(self.calls(), (vec![(number, if_held == WhenHeld::Wait)], vec![]));
-        self.answer(number, granted());
+        self.answer(number, granted(&number.to_string()));
         assert_eq!(self.told(number), [grant()]);
         assert_eq!(self.calls(), (vec![], vec![]));
     }
@@ -141,9 +155,25 @@ fn a_key_is_released_if_its_run_ends_without_a_row_and_kept_if_it_has_one() {
 fn a_run_that_has_ended_before_the_hub_looked_is_left_to_its_publication() {
     let mut hub = HubWorld::new();
     hub.grant(1, WhenHeld::Refuse);
-    hub.local.unpublished.borrow_mut().insert("1".into());
+    *hub.local.unpublished_end.borrow_mut() = Some("1".into());
     hub.end(1);
     assert_eq!(hub.calls(), (vec![], vec![]));
+}
+
+#[test]
+fn a_claim_that_names_an_earlier_task_outlives_the_publication_of_the_last_one() {
+    let mut hub = HubWorld::new();
+    hub.ask(2, WhenHeld::Refuse);
+    hub.calls();
+    hub.answer(2, granted("1"));
+    *hub.local.unpublished_end.borrow_mut() = Some("2".into());
+    hub.end(2);
+    assert_eq!(hub.calls(), (vec![], vec![]));
+    *hub.local.unpublished_end.borrow_mut() = None;
+    hub.claims.published();
+    assert_eq!(hub.calls(), (vec![], vec![ClaimCall::List]));
+    hub.claims.listed(vec![claimed("1")], &hub.local).expect("the ledger answers");
+    assert_eq!(hub.calls(), (vec![], vec![release("1")]));
 }
 
 #[test]
@@ -152,19 +182,26 @@ fn a_run_that_ends_while_the_database_is_asked_leaves_no_claim() {
     hub.ask(1, WhenHeld::Refuse);
     hub.end(1);
     hub.calls();
-    hub.answer(1, granted());
+    hub.answer(1, granted("1"));
     assert_eq!(hub.calls(), (vec![], vec![release("1")]));
 }
 
 #[test]
-fn a_run_that_the_ledger_refuses_leaves_the_claim_to_the_holder() {
+fn a_claim_names_the_holder_in_the_ledger() {
     let mut hub = HubWorld::new();
     hub.grant(1, WhenHeld::Refuse);
     hub.commit(1);
-    hub.grant(2, WhenHeld::Refuse);
+    hub.ask(2, WhenHeld::Refuse);
+    hub.calls();
+    hub.answer(2, granted("1"));
     hub.end(2);
-    let repoint = ClaimCall::Repoint { key: "k".into(), task: "1".into() };
-    assert_eq!(hub.calls(), (vec![], vec![repoint]));
+    assert_eq!(hub.calls(), (vec![], vec![]), "the ledger refused run 2");
+    hub.ask(3, WhenHeld::Refuse);
+    hub.calls();
+    hub.answer(3, granted("3"));
+    assert_eq!(hub.calls(), (vec![], vec![repoint("1")]), "the claim on its key was lost");
+    hub.commit(3);
+    assert_eq!(hub.calls(), (vec![], vec![repoint("3")]));
 }
 
 #[test]
@@ -174,40 +211,94 @@ fn a_held_key_refuses_one_run_and_lets_another_wait_until_it_is_free() {
     hub.ask(2, WhenHeld::Wait);
     hub.ask(3, WhenHeld::Wait);
     assert_eq!(hub.calls().0, [(1, false), (2, true)]);
-    let held = || TakeAnswer::Held(holder("far", "b"));
     hub.answer(1, held());
-    assert_eq!(hub.told(1), [HubAnswer::Held(holder("far", "b"))]);
+    assert_eq!(hub.told(1), [told_held()]);
     hub.end(1);
+    assert_eq!(hub.told(3), [HubAnswer::InLine]);
     hub.answer(2, held());
-    assert_eq!(hub.calls().0, [(3, true)], "the next one asks, and learns who holds the key");
-    hub.answer(3, held());
+    hub.ask(4, WhenHeld::Wait);
+    for run in [2, 3, 4] {
+        assert_eq!(hub.told(run), [told_held()]);
+    }
+    assert_eq!(hub.calls(), (vec![], vec![]), "only the first one asks");
     hub.claims.free(&["k".into()]);
     assert_eq!(hub.calls(), (vec![(2, true)], vec![]));
-    hub.answer(2, granted());
-    assert_eq!(hub.told(2).last(), Some(&grant()));
-    let told = hub.told(3);
-    assert!(matches!(told.last(), Some(HubAnswer::Held(ahead)) if ahead.task == "2"), "{told:?}");
+    hub.answer(2, TakeAnswer::Held(holder("next", "c")));
+    assert_eq!(hub.told(2), [HubAnswer::Held(holder("next", "c"))]);
+    hub.claims.free(&["k".into()]);
+    hub.calls();
+    hub.answer(2, granted("2"));
+    assert_eq!(hub.told(2), [grant()]);
     hub.commit(2);
     assert_eq!(hub.calls(), (vec![(3, true)], vec![]), "it waits for run 2 in the ledger");
-    hub.answer(3, granted());
+    hub.answer(3, granted("2"));
     assert_eq!(hub.told(3), [grant()]);
+    hub.ask(5, WhenHeld::Wait);
+    assert_eq!(hub.told(4), [], "it was told once");
+    assert_eq!(hub.told(5), [HubAnswer::InLine], "the holder is on this host");
 }
 
 #[test]
 fn a_ledger_that_does_not_wait_any_longer_says_so() {
     let mut hub = HubWorld::new();
     hub.ask(1, WhenHeld::Wait);
-    hub.answer(1, TakeAnswer::Held(holder("far", "b")));
+    hub.answer(1, held());
     hub.ask(2, WhenHeld::Wait);
     hub.calls();
     hub.end(1);
-    assert_eq!(hub.calls(), (vec![], vec![]), "run 2 is asking");
-    hub.answer(2, TakeAnswer::Held(holder("far", "b")));
+    assert_eq!(hub.calls(), (vec![(2, true)], vec![]), "its host keeps its place");
+    hub.answer(2, held());
     hub.end(2);
     let give_up = ClaimCall::GiveUp { key: "k".into() };
     assert_eq!(hub.calls(), (vec![], vec![give_up.clone()]));
     hub.claims.free(&["k".into()]);
     assert_eq!(hub.calls(), (vec![], vec![give_up]), "a free key that no run waits for is left to others");
+}
+
+fn passing() -> std::io::Error {
+    std::io::Error::other("it passes")
+}
+
+#[test]
+fn a_call_that_failed_is_made_again_after_a_pause() {
+    let mut hub = HubWorld::new();
+    let give_up = || ClaimCall::GiveUp { key: "k".into() };
+    let take = ClaimCall::Take { number: 1, request: asked("k", "1", WhenHeld::Wait), wait: true };
+    let later = || Instant::now() + std::time::Duration::from_secs(60);
+    for (if_held, waits) in [(WhenHeld::Wait, true), (WhenHeld::Refuse, false)] {
+        hub.ask(1, if_held);
+        for failure in 1..=3 {
+            assert_eq!(hub.calls().0, [(1, waits)]);
+            hub.claims.failed(Some(1), take.subject(), &passing());
+            hub.claims.repeat(Instant::now());
+            assert_eq!(hub.calls(), (vec![], vec![]), "it pauses");
+            let why = "it passes".to_owned();
+            let is_told = waits || failure == 3;
+            assert_eq!(hub.told(1), Vec::from_iter(is_told.then_some(HubAnswer::Away { why })));
+            hub.claims.repeat(later());
+        }
+        assert_eq!(hub.calls(), (vec![(1, waits)], vec![ClaimCall::List]));
+        hub.claims.succeeded(&take.subject());
+        hub.answer(1, granted("1"));
+        hub.end(1);
+        assert_eq!(hub.calls(), (vec![], vec![release("1")]));
+    }
+    hub.claims.failed(None, give_up().subject(), &passing());
+    hub.claims.repeat(later());
+    assert_eq!(hub.calls(), (vec![], vec![give_up(), ClaimCall::List]));
+    hub.claims.failed(None, ClaimCall::List.subject(), &passing());
+    hub.claims.repeat(later());
+    assert_eq!(hub.calls(), (vec![], vec![ClaimCall::List]));
+    assert_eq!(hub.claims.next_repeat(), None);
+}
+
+#[test]
+fn each_registration_is_asked_again_even_if_the_link_between_was_not_seen() {
+    let mut hub = HubWorld::new();
+    hub.ask(1, WhenHeld::Wait);
+    hub.calls();
+    hub.claims.linked(DatabaseLink::Ready { epoch: 1 });
+    assert_eq!(hub.calls(), (vec![(1, true)], vec![ClaimCall::List]));
 }
 
 #[test]
@@ -230,23 +321,38 @@ fn a_run_that_waits_asks_again_at_each_look() {
     assert_eq!(world.calls(), (vec![], vec![]));
     world.claims.look();
     assert_eq!(world.calls(), (vec![(1, true)], vec![ClaimCall::List]));
-    world.answer(1, granted());
+    world.answer(1, granted("1"));
     world.claims.look();
     assert_eq!(world.calls(), (vec![], vec![ClaimCall::List]));
 }
 
 #[test]
-fn replace_waits_first_and_cancels_then() {
+fn replace_waits_first_and_cancels_each_holder_then() {
     let mut hub = HubWorld::new();
     hub.ask(1, WhenHeld::Replace);
-    assert_eq!(hub.calls(), (vec![(1, false)], vec![]));
-    hub.answer(1, TakeAnswer::Held(holder("far", "b")));
-    assert_eq!(hub.calls(), (vec![(1, true)], vec![]));
-    hub.answer(1, TakeAnswer::Held(holder("far", "b")));
-    assert_eq!(hub.calls(), (vec![], vec![ClaimCall::Cancel { key: "k".into() }]));
+    let cancel = || ClaimCall::Cancel { key: "k".into() };
+    let check = || ClaimCall::CheckOrder { key: "k".into(), order: 7 };
+    for (task, calls) in [("far", vec![cancel()]), ("far", vec![check()]), ("next", vec![cancel()])] {
+        assert_eq!(hub.calls(), (vec![(1, false)], vec![]));
+        hub.answer(1, TakeAnswer::Held(holder(task, "b")));
+        assert_eq!(hub.calls(), (vec![(1, true)], vec![]));
+        hub.answer(1, TakeAnswer::Held(holder(task, "b")));
+        assert_eq!(hub.calls(), (vec![], calls), "{task}");
+        hub.claims.ordered(&"k".into(), &OrderedCancel { task: task.into(), order: 7 });
+        hub.claims.repeat(Instant::now());
+        assert_eq!(hub.calls(), (vec![], vec![]), "it pauses");
+        hub.claims.repeat(Instant::now() + std::time::Duration::from_secs(60));
+    }
+    hub.claims.checked(&"k".into(), 7, "asked");
+    assert!(hub.told(1).iter().all(|told| matches!(told, HubAnswer::Held(_))));
+    hub.claims.checked(&"k".into(), 7, "refused: why");
+    let why = "why".to_owned();
+    assert_eq!(hub.told(1), [HubAnswer::NotCancelled { holder: holder("next", "b"), why }]);
+    hub.claims.checked(&"k".into(), 7, "refused: why");
+    assert_eq!(hub.told(1), [], "it was said");
+    hub.calls();
     hub.claims.free(&["k".into()]);
-    assert_eq!(hub.calls(), (vec![(1, false)], vec![]));
-    hub.answer(1, granted());
+    hub.answer(1, granted("1"));
     assert_eq!(hub.told(1).last(), Some(&grant()));
 }
 
@@ -269,9 +375,9 @@ fn while_the_database_is_away_runs_are_told_and_those_that_wait_ask_again() {
     assert_eq!(hub.calls(), (vec![(2, true)], vec![ClaimCall::List]));
     hub.claims.listed(vec![claimed("1")], &hub.local).expect("the ledger answers");
     hub.end(1);
-    hub.answer(2, granted());
+    hub.answer(2, granted("1"));
     hub.end(2);
-    assert_eq!(hub.calls(), (vec![], vec![release("2")]));
+    assert_eq!(hub.calls(), (vec![], vec![release("1")]));
 }
 
 #[test]
@@ -289,7 +395,7 @@ fn a_listed_claim_without_a_holder_is_released_and_a_running_key_without_a_claim
     assert_eq!(hub.calls(), (vec![], vec![release("gone")]));
     hub.local.holders.borrow_mut().insert("k".into(), "t".into());
     hub.claims.listed(vec![claimed("refused")], &hub.local).expect("the ledger answers");
-    assert_eq!(hub.calls().1, [ClaimCall::Repoint { key: "k".into(), task: "t".into() }]);
+    assert_eq!(hub.calls().1, [repoint("t")]);
     hub.claims.listed(vec![], &hub.local).expect("the ledger answers");
     let request = asked("k", "t", WhenHeld::Refuse);
     assert_eq!(hub.calls().1, [ClaimCall::Assert { request }]);
@@ -321,14 +427,18 @@ fn the_claims_that_a_reconciliation_needs_name_the_holder_or_the_granted_run() {
     assert_eq!(needed(&hub), []);
     hub.grant(1, WhenHeld::Refuse);
     assert_eq!(needed(&hub), [claimed("1")]);
+    assert!(hub.claims.is_beginning(&"1".into()));
     hub.commit(1);
-    hub.grant(2, WhenHeld::Wait);
+    assert!(!hub.claims.is_beginning(&"1".into()));
+    hub.ask(2, WhenHeld::Wait);
+    hub.answer(2, granted("1"));
     assert_eq!(needed(&hub), [claimed("1")]);
 }
 
 #[test]
 fn a_session_used_elsewhere_is_stale_unless_the_ledger_has_news_of_the_key() {
-    let elsewhere = || TakeAnswer::Granted { elsewhere: Some("b".to_owned()), session_lost: false };
+    let elsewhere =
+        || TakeAnswer::Granted { task: "t".into(), elsewhere: Some("b".to_owned()), session_lost: false };
     let mut hub = HubWorld::new();
     hub.ask(1, WhenHeld::Refuse);
     hub.answer(1, elsewhere());
@@ -339,6 +449,6 @@ fn a_session_used_elsewhere_is_stale_unless_the_ledger_has_news_of_the_key() {
     hub.answer(2, elsewhere());
     assert_eq!(hub.told(2), [grant()]);
     hub.ask(3, WhenHeld::Refuse);
-    hub.answer(3, TakeAnswer::Granted { elsewhere: None, session_lost: true });
+    hub.answer(3, TakeAnswer::Granted { task: "t".into(), elsewhere: None, session_lost: true });
     assert_eq!(hub.told(3), [HubAnswer::Granted { stale_session: Some(StaleSession::Lost) }]);
 }
