@@ -95,8 +95,8 @@ impl FleetError {
                 "create the fleet with `bookend fleet init URL`, as a role that may create a schema"
             }
             FleetError::Version { .. } => {
-                "upgrade bookend on all hosts, and then the schema with `bookend fleet init URL`, as the role \
-                 that created the fleet"
+                "upgrade bookend on all hosts, and then the schema with `bookend fleet init URL`, as the \
+                 role that created the fleet"
             }
             FleetError::Refused { source, .. } => return refusal_hint(source),
             _ => return None,
@@ -176,7 +176,8 @@ fn refusal_hint(refusal: &DbError) -> Option<String> {
             "correct its line in the password file: ~/.pgpass, or the one that PGPASSFILE names"
         }
         SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
-            "let the role connect in pg_hba.conf of the server, or create it: `bookend fleet init URL --host NAME`"
+            "let the role connect in pg_hba.conf of the server, or create it with `bookend fleet init URL \
+             --host NAME`"
         }
         SqlState::INVALID_CATALOG_NAME => "check the name of the database in the URL",
         SqlState::INSUFFICIENT_PRIVILEGE => "let the role connect: GRANT CONNECT ON DATABASE",

@@ -195,8 +195,8 @@ impl RunService {
         }
     }
 
-    /// The request, or the last answer. `None`: the run has ended before it was complete, or this hub or the run has yet to
-    /// notice that the ledger has joined another fleet; the run asks again.
+    /// The request, or the last answer. `None`: the run has ended before it was complete, or this hub or the
+    /// run has yet to notice that the ledger has joined another fleet; the run asks again.
     async fn read(&self, reader: &mut OwnedReadHalf) -> Result<KeyRequest, Option<HubAnswer>> {
         let mut line = String::new();
         match BufReader::new(reader).take(socket::LONGEST_LINE as u64).read_line(&mut line).await {
