@@ -60,6 +60,32 @@ fn a_ledger_that_left_by_force_takes_its_node_back() {
 }
 
 #[test]
+fn a_ledger_joins_another_fleet_only_after_it_has_left_its_own() {
+    let test = "a_ledger_joins_another_fleet_only_after_it_has_left_its_own";
+    let (Some(postgres), Some(other)) = (fleet(test), fleet(test)) else { return };
+    let node = Node::start(&postgres, "a");
+    other.role(&node.role, &["bookend_host"]);
+    let url = other.database_url(&node.role);
+    let join = |options: &[&str]| {
+        let words = [&["bookend", "fleet", "join"], options, &[url.as_str()]].concat();
+        node.world.bare(words).env("PGPASSFILE", other.password_file()).run()
+    };
+    let refused = join(&[]).ended(End::Code(125));
+    assert!(
+        refused.stderr.contains("is in another fleet") && refused.stderr.contains("leave"),
+        "{refused:?}"
+    );
+    // The same database by another URL is the same fleet.
+    let same = postgres.tls_url(&node.role);
+    let joined = node.bookend(&["fleet", "join", &same]).ended(End::Code(0));
+    assert!(joined.stderr.contains("it was in the fleet at"), "{joined:?}");
+    node.published();
+    node.bookend(&["fleet", "leave"]).ended(End::Code(0));
+    join(&[]).ended(End::Code(0));
+    assert_eq!(states(&postgres, &node), "left");
+}
+
+#[test]
 fn a_join_that_is_refused_creates_no_ledger() {
     let Some(postgres) = fleet("a_join_that_is_refused_creates_no_ledger") else { return };
     let (node, other) = (Node::start(&postgres, "a"), World::new());

@@ -42,6 +42,19 @@ impl PriorNode {
         let is_it = |n: &FleetNode| n.id == self.membership.node && n.role == role && n.state.is_member();
         self.former_rev.is_none() || nodes.iter().any(is_it)
     }
+
+    /// Refuses another fleet: the one that the ledger is in would take its host for unreachable for ever. The
+    /// same database may have another URL, or be created anew at the same one.
+    fn check_fleet(&self, url: &DatabaseUrl, nodes: &[FleetNode], at: &Location) -> Result<(), Error> {
+        let is_same = self.membership.url == url.to_string();
+        if is_same || nodes.iter().any(|node| node.id == self.membership.node) {
+            return Ok(());
+        }
+        let leave = view::suggestion(at.option(), "fleet leave");
+        let message = format!("the ledger is in another fleet, at {}", self.membership.url);
+        Err(Error::new(Kind::Failed, message)
+            .hint(format!("leave that one first: `{leave}`, or `{leave} --force` if it is gone")))
+    }
 }
 
 pub(super) fn join(options: &FleetJoinOptions, ledger: Option<&Path>) -> Result<String, Error> {
@@ -56,6 +69,9 @@ pub(super) fn join(options: &FleetJoinOptions, ledger: Option<&Path>) -> Result<
         connection.check_schema().await?;
         let (nodes, role) = (connection.nodes().await?, connection.user());
         let prior = prior.filter(|prior| prior.is_among(&nodes, role));
+        if let Some(prior) = prior.as_ref().filter(|_| !options.new_node) {
+            prior.check_fleet(&url, &nodes, &at)?;
+        }
         let kept = prior.as_ref().filter(|_| !options.new_node).map(|prior| &prior.membership);
         let membership = FleetMembership {
             url: url.to_string(),
