@@ -159,6 +159,25 @@ fn one_unreadable_row_does_not_hold_the_others_up() {
 }
 
 #[test]
+fn the_end_of_a_task_that_is_not_stored_frees_its_key_too() {
+    let Some(postgres) = Postgres::with_schema("the_end_of_a_task_that_is_not_stored_frees_its_key_too")
+    else {
+        return;
+    };
+    let (a, b) = (Host::join(&postgres, "a"), Host::join(&postgres, "b"));
+    a.publish(&[entry(1, "same", None, "success")]);
+    let unreadable =
+        |rev, status: &str| with(entry(rev, "odd", Some("odd"), status), json!({ "repo": random(6000) }));
+    b.take("foreign", "same", false);
+    b.take("odd", "odd", false);
+    b.publish(&[entry(1, "same", Some("foreign"), "running"), unreadable(2, "running")]);
+    assert_eq!(postgres.psql("SELECT string_agg(key, ',' ORDER BY key) FROM bookend.claim"), "foreign,odd");
+    let ended = [entry(3, "same", Some("foreign"), "success"), unreadable(4, "success")];
+    assert_eq!(b.publish(&ended), "foreign unreadable");
+    assert_eq!(postgres.psql("SELECT count(*) FROM bookend.claim"), "0");
+}
+
+#[test]
 fn a_restored_ledger_is_refused() {
     let Some(postgres) = Postgres::with_schema("a_restored_ledger_is_refused") else { return };
     let host = Host::join(&postgres, "a");

@@ -58,6 +58,23 @@ fn after_a_boot_a_silent_lease_is_taken_over() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_makes_no_dead_host_reachable_and_no_watch_longer() {
+    let test = "a_clock_that_is_set_back_makes_no_dead_host_reachable_and_no_watch_longer";
+    let Some(postgres) = Postgres::with_schema(test) else { return };
+    let host = Host::join(&postgres, "a");
+    host.register("boot 1", "8:1", None);
+    let told = host.register("boot 2", "8:1", None);
+    assert_eq!(told["state"], "watch");
+    // As if all this had been an hour later.
+    let later = "now() + interval '1 h'";
+    postgres.psql(&format!("UPDATE bookend.lease SET renewed_at = {later}, watch_at = {later}"));
+    assert_eq!(postgres.psql("SELECT state, reachable FROM bookend.node_state"), "unreachable|f");
+    let told = host.register("boot 2", "8:1", told["seq"].as_i64());
+    assert_eq!(told["state"], "watch");
+    assert!(told["wait_ms"].as_i64().expect("a time") <= 15_000, "{told}");
+}
+
+#[test]
 fn a_copy_beside_the_living_original_is_refused() {
     let Some(postgres) = Postgres::with_schema("a_copy_beside_the_living_original_is_refused") else {
         return;
