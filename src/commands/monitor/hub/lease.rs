@@ -9,7 +9,7 @@ use tracing::warn;
 use super::command::HubCommand;
 use super::error::HubError;
 use super::facts::NodeFacts;
-use super::node::{HubLink, HubNode};
+use super::node::HubNode;
 use super::publication::Publication;
 use super::registration::Registration;
 use super::{notices, orders};
