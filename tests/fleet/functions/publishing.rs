@@ -252,11 +252,12 @@ fn reconciling_keeps_the_key_of_a_running_task_whose_claim_was_moved() {
     // As after a restore: a task of this node runs under a key that is another node's by now.
     a.publish(&[entry(1, "double", Some("of b"), "running")]);
     b.take("of b", "tb", false);
+    b.publish(&[entry(1, "double too", Some("k"), "running")]);
     a.take("k", "runs", false);
     a.publish(&[entry(2, "before", Some("k"), "success"), entry(3, "runs", Some("k"), "running")]);
-    a.take("k", "runs", false);
     // The second run is refused by the ledger of its host, and then the monitor is killed.
     assert_eq!(a.take("k", "refused", false), "granted");
+    a.call("repoint", "'k', 'refused'");
     assert_eq!(a.call("reconcile", "'{double,runs,refused}', 3")["released"], json!([]));
     assert_eq!(postgres.psql("SELECT task_id FROM bookend.claim WHERE key = 'k'"), "refused", "it may start");
     assert_eq!(a.call("reconcile", "'{double,runs}', 3")["released"], json!([]));
@@ -305,10 +306,10 @@ fn a_released_key_is_offered_to_the_node_that_waits_longest() {
     assert_eq!(listener.notifications(), [""; 0], "nobody waits");
     let to = |host: &Host| [format!("bookend_node {}", host.node)];
     a.take("k", "t2", false);
+    b.take("k", "tb", true);
     c.take("k", "tc", true);
     c.call("give_up_waiting", "'k'");
     assert_eq!(listener.notifications(), [""; 0], "it is held");
-    b.take("k", "tb", true);
     c.take("k", "tc", true);
     a.publish(&[entry(2, "t2", Some("k"), "success")]);
     assert_eq!(listener.notifications(), to(&b));

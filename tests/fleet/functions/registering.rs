@@ -27,6 +27,9 @@ fn a_restarted_monitor_registers_at_once_and_supersedes_the_former() {
         })
     );
     assert_eq!(host.call("renew", &format!("'{first}'")), json!({ "state": "superseded" }));
+    host.set_registration(2);
+    assert_eq!(host.call("renew", &format!("'{second}'")), json!({ "state": "superseded" }));
+    host.set_registration(3);
     let renewed = host.call("renew", &format!("'{second}'"));
     assert_eq!((&renewed["orders"], &renewed["free"]), (&json!([]), &json!([])));
 }
@@ -205,7 +208,8 @@ fn a_lost_node_begins_a_new_epoch() {
     assert_eq!(host.call("renew", &format!("'{instance}'")), json!({ "state": "lost" }));
     let again = host.register("boot 1", "8:1", None);
     assert_eq!((&again["epoch"], &again["was_lost"]), (&json!(2), &json!(true)));
-    assert_eq!(postgres.psql("SELECT lost_at IS NULL AND lost_by IS NULL FROM bookend.lease"), "t");
+    let lease = "SELECT epoch, lost_at IS NULL AND lost_by IS NULL FROM bookend.lease";
+    assert_eq!(postgres.psql(lease), "2|t");
     host.set_registration(1);
     assert_eq!(host.call("renew", &format!("'{instance}'")), json!({ "state": "superseded" }));
     assert_eq!(host.error("finding", "'kind', 'subject', NULL"), "BK001");
