@@ -238,6 +238,7 @@ fn reconciling_keeps_the_key_of_a_running_task_whose_claim_was_moved() {
     a.take("k", "runs", false);
     // The second run is refused by the ledger of its host, and then the monitor is killed.
     assert_eq!(a.take("k", "refused", false), "granted");
+    a.call("repoint", "'k', 'refused'");
     assert_eq!(a.call("reconcile", "'{double,runs,refused}', 3")["released"], json!([]));
     assert_eq!(postgres.psql("SELECT task_id FROM bookend.claim WHERE key = 'k'"), "refused", "it may start");
     assert_eq!(a.call("reconcile", "'{double,runs}', 3")["released"], json!([]));
