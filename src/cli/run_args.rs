@@ -171,7 +171,7 @@ pub(super) struct RunArgs {
         env = "BOOKEND_FLEET_TIMEOUT",
         value_name = "DURATION",
         value_parser = duration,
-        default_value = "10s",
+        default_value = "20s",
         help_heading = "Limits and stopping",
         hide_short_help = true,
     )]

@@ -22,6 +22,10 @@ use super::tls;
 use super::url::{DatabaseHost, DatabaseUrl, Encryption, UrlError};
 use crate::sys::{self, SignalSet};
 
+/// A superuser has the rights of every role.
+const SELECT_OWNS_SCHEMA: &str = "
+    SELECT pg_has_role(session_user, nspowner, 'MEMBER') FROM pg_namespace WHERE nspname = 'bookend'";
+
 /// How to connect.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectOptions {
@@ -129,6 +133,11 @@ impl FleetConnection {
     /// The user that is logged in to PostgreSQL.
     pub async fn session_user(&self) -> Result<String, FleetError> {
         self.call("SELECT session_user::text", &[]).await
+    }
+
+    /// Whether this role has the rights of the owner of the schema.
+    pub async fn may_change_schema(&self) -> Result<bool, FleetError> {
+        self.call(SELECT_OWNS_SCHEMA, &[]).await
     }
 
     pub(super) fn host(&self) -> &DatabaseHost {

@@ -234,6 +234,8 @@ mod tests {
         fs::write(&own, "db:5432:fleet:a:own").expect("a file");
         fs::set_permissions(&own, Permissions::from_mode(0o600)).expect("a mode");
         assert_eq!(look(), "own");
+        fs::set_permissions(&own, Permissions::from_mode(0o644)).expect("a mode");
+        assert!(look().contains("its mode is 0644"), "{}", look());
         fs::write(&credential, "db:5432:fleet:a:given").expect("a file");
         fs::set_permissions(&credential, Permissions::from_mode(0o440)).expect("a mode");
         assert_eq!(look(), "given");

@@ -50,3 +50,21 @@ impl PrivateFiles {
         own.into_iter().chain(system).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_a_variable_names_replaces_the_one_in_the_home_directory() {
+        let mut files = PrivateFiles { home: Some("/home/a".into()), ..PrivateFiles::default() };
+        assert_eq!(files.password_file(), Some("/home/a/.pgpass".into()));
+        assert_eq!(files.service_files(), [PathBuf::from("/home/a/.pg_service.conf")]);
+        files.password_file = Some("/srv/pgpass".into());
+        files.service_file = Some("/srv/services".into());
+        files.system = Some("/etc/x".into());
+        assert_eq!(files.password_file(), Some("/srv/pgpass".into()));
+        let services = ["/srv/services", "/etc/x/pg_service.conf"].map(PathBuf::from);
+        assert_eq!(files.service_files(), services);
+    }
+}

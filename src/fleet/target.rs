@@ -95,6 +95,11 @@ mod tests {
             ("own", "bookend", "db")
         );
         assert_eq!(of.encryption(&of.hosts[0]), Encryption::Require);
+        let services = "[fleet]\nhost=db\ndbname=bookend\nsslrootcert=/general.pem\n";
+        let of = target("postgres://own@/other?service=fleet&sslrootcert=/own.pem", services);
+        let of = of.expect("a target");
+        assert_eq!((of.database.as_str(), of.root_certificate), ("other", Some("/own.pem".into())));
+        let services = "[fleet]\nhost=db\ndbname=bookend\nsslmode=require\n";
         let strict = "postgres://own@/?service=fleet&sslmode=verify-full";
         let of = target(strict, services).expect("a target");
         assert_eq!(of.encryption(&of.hosts[0]), Encryption::VerifyFull);

@@ -252,6 +252,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_empty_is_as_if_it_were_left_out() {
+        let of = |url: &str| DatabaseUrl::parse(url).expect("a URL").address;
+        assert_eq!(of("postgres://@db/x").user, None);
+        assert_eq!(of("postgres:///x?host=,db,").hosts, of("postgres://db/x").hosts);
+        assert_eq!(of("postgres://db/x?sslrootcert=system").root_certificate, None);
+    }
+
+    #[test]
     fn a_password_is_refused_wherever_it_is_written_and_not_repeated() {
         let written = [
             "postgres://a:secret@db/x",

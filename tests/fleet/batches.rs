@@ -73,3 +73,21 @@ fn large_tasks_are_sent_in_small_calls() {
         "SELECT count(*) > 4, bool_or(tasks > 1), bool_and(bytes < 270000 OR tasks = 1) FROM public.call";
     assert_eq!(postgres.psql(calls), "t|t|t", "{}", postgres.psql("SELECT tasks, bytes FROM public.call"));
 }
+
+#[test]
+fn keys_are_granted_while_a_long_history_is_still_published() {
+    let Some(postgres) = fleet("keys_are_granted_while_a_long_history_is_still_published") else { return };
+    // Renewals wait behind the calls.
+    postgres.psql("UPDATE bookend.setting SET value = '5000' WHERE name = 'renew_ms'");
+    let mut node = Node::join(&postgres, "a");
+    node.world.write(
+        "INSERT INTO task_history (id, status, started_at, finished_at)
+         WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 4000)
+         SELECT 'old-' || n, 'success', '2026-11-29T12:00:00.000Z', '2026-11-29T12:01:00.000Z' FROM n",
+    );
+    replace_publish(&postgres, "(SELECT bookend.former(node, registration, tasks, keep) FROM pg_sleep(0.7))");
+    node.start_monitor(&[]);
+    node.keyed("k", "true").run().ended(End::Code(0)).silent();
+    let published = postgres.psql("SELECT count(*) BETWEEN 1 AND 3999 FROM bookend.task_history");
+    assert_eq!(published, "t");
+}

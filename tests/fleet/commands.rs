@@ -89,6 +89,8 @@ fn a_second_init_changes_nothing_and_adds_what_is_new() {
     hint(&denied, &["permission denied", "CREATEROLE"]);
     let wrong = see(&world, &["fleet", "init", &fleet.operator(), "--host", "a\"; --"]).ended(End::Code(2));
     hint(&wrong, &["cannot be part of the name of a role"]);
+    let again = see(&world, &["fleet", "init", &fleet.operator()]).ended(End::Code(0));
+    assert!(again.stderr.contains("the fleet exists, version 1"), "{again:?}");
     fleet.postgres.psql("INSERT INTO bookend.migration (version) VALUES (99)");
     let newer = see(&world, &["fleet", "init", &fleet.operator()]).ended(End::Code(125));
     hint(&newer, &["the fleet's schema has version 99, and this bookend knows version 1"]);

@@ -23,6 +23,9 @@ pub(super) fn init(options: &FleetInitOptions) -> Result<String, Error> {
         };
         match connection.migrate().await.map_err(denied)? {
             0 => log::note(&format!("{url}: the fleet is created, version {SCHEMA_VERSION}")),
+            SCHEMA_VERSION if options.hosts.is_empty() && options.publish_argv.is_none() => {
+                log::note(&format!("{url}: the fleet exists, version {SCHEMA_VERSION}"));
+            }
             SCHEMA_VERSION => {}
             before => log::note(&format!("{url}: updated from version {before} to {SCHEMA_VERSION}")),
         }

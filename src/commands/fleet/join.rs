@@ -55,6 +55,10 @@ pub(super) fn join(options: &FleetJoinOptions, ledger: Option<&Path>) -> Result<
         check_role(&connection).await?;
         connection.check_schema().await?;
         let (nodes, role) = (connection.nodes().await?, connection.user());
+        if let Some(prior) = &prior {
+            check_left(prior, &nodes, &url, &at).await?;
+        }
+        warn_of_rights(&connection).await?;
         let prior = prior.filter(|prior| prior.is_among(&nodes, role));
         let kept = prior.as_ref().filter(|_| !options.new_node).map(|prior| &prior.membership);
         let membership = FleetMembership {
@@ -101,6 +105,46 @@ fn open(at: &Location) -> Result<Ledger, Error> {
     let (ledger, merged) = Ledger::open(at)?;
     ledger::report_merged(&merged);
     Ok(ledger)
+}
+
+/// Refuses to join another fleet while a node of the ledger is left in the one before: its keys would be held
+/// there, and its tasks run, until somebody declares it lost.
+async fn check_left(
+    prior: &PriorNode,
+    nodes: &[FleetNode],
+    url: &DatabaseUrl,
+    at: &Location,
+) -> Result<(), Error> {
+    let PriorNode { membership, former_rev } = prior;
+    let is_own = |node: &FleetNode| node.id == membership.node;
+    if former_rev.is_some() || membership.url == url.to_string() || nodes.iter().any(is_own) {
+        return Ok(());
+    }
+    let before = DatabaseUrl::parse(&membership.url).map_err(FleetError::from)?;
+    let there = async { Ok::<_, Error>(connect(&before).await?.nodes().await?) }.await;
+    if there.as_ref().is_ok_and(|nodes| !nodes.iter().any(|node| is_own(node) && node.state.is_member())) {
+        return Ok(());
+    }
+    let leave = view::suggestion(at.option(), "fleet leave");
+    let (why, hint) = match there {
+        Ok(_) => (String::new(), format!("leave it first: `{leave}`")),
+        Err(e) => (
+            format!(", which cannot be asked: {}", e.in_line()),
+            format!("leave it first; if it is gone: `{leave} --force`"),
+        ),
+    };
+    Err(Error::failed(format!("the ledger is in another fleet, at {before}{why}")).hint(hint))
+}
+
+/// Agents can read the password file of their host.
+async fn warn_of_rights(connection: &FleetConnection) -> Result<(), Error> {
+    if connection.may_change_schema().await? {
+        log::warn(
+            &format!("the role {} may change the schema, and agents can use its password", connection.user()),
+            "make a role for this host: `bookend fleet init URL --host NAME`",
+        );
+    }
+    Ok(())
 }
 
 /// Waits for the monitor to notice the fleet, so that the next run with a key starts. It may be busy.

@@ -288,8 +288,8 @@ CREATE TABLE bookend.watcher (
 ) WITH (fillfactor = 20);
 INSERT INTO bookend.watcher (seen_at) VALUES ('-infinity');
 
--- Helpers. Only `shown` and `patience` are for everyone, since the view uses one: they are parsed now, so
--- that the search_path of a caller does not matter.
+-- Helpers. Only `shown`, `patience` and `is_recent` are for everyone, since the view uses them: they are
+-- parsed now, so that the search_path of a caller does not matter.
 
 -- A time as the answers have it.
 CREATE FUNCTION bookend.shown(t timestamptz) RETURNS text
@@ -300,6 +300,11 @@ RETURN to_char(t AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"');
 CREATE FUNCTION bookend.patience() RETURNS interval
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN (SELECT 3 * value::float8 * interval '1 millisecond' FROM bookend.setting WHERE name = 'renew_ms');
+
+-- Whether a lease was renewed lately. A time in the future is of before the clock was set back.
+CREATE FUNCTION bookend.is_recent(t timestamptz) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN t BETWEEN clock_timestamp() - bookend.patience() AND clock_timestamp() + bookend.patience();
 
 -- BK002 unless the node belongs to the role that is logged in.
 CREATE FUNCTION bookend.own(p_node uuid) RETURNS void
@@ -342,7 +347,7 @@ DECLARE
 BEGIN
     SELECT w.* INTO first FROM waiter w JOIN lease l ON l.node = w.node
     WHERE w.key = p_key AND l.stopped_at IS NULL
-      AND l.renewed_at > clock_timestamp() - patience()
+      AND is_recent(l.renewed_at)
     ORDER BY w.n LIMIT 1;
     RETURN first;
 END $$;
@@ -415,7 +420,7 @@ FROM bookend.node n JOIN bookend.lease l ON l.node = n.id
 CROSS JOIN LATERAL (
     SELECT CASE WHEN n.left_at IS NOT NULL THEN 'left' WHEN l.lost_at IS NOT NULL THEN 'lost'
                 WHEN l.stopped_at IS NOT NULL THEN 'stopped'
-                WHEN l.renewed_at > clock_timestamp() - bookend.patience() THEN 'reachable'
+                WHEN bookend.is_recent(l.renewed_at) THEN 'reachable'
                 ELSE 'unreachable' END AS state
 ) now;
 
@@ -540,7 +545,7 @@ BEGIN
             RETURN jsonb_build_object('state', 'refused', 'why', 'copies', 'text',
                 'machine id and ledger are copies: `bookend fleet join --new-node URL`');
         END IF;
-        IF held.watch_seq IS DISTINCT FROM held.seq THEN
+        IF held.watch_seq IS DISTINCT FROM held.seq OR held.watch_at > clock_timestamp() THEN
             UPDATE lease SET watch_seq = seq, watch_at = clock_timestamp() WHERE node = p_node
             RETURNING * INTO held;
         END IF;
@@ -810,6 +815,18 @@ BEGIN
     WHERE old.node = excluded.node OR old.claim_no IS NULL OR old.claim_no < excluded.claim_no;
 END $$;
 
+-- Frees the key of a task that has ended, but for the keys to keep.
+CREATE FUNCTION bookend.free(p_node uuid, p_key text, p_task text, p_keep text[]) RETURNS void
+LANGUAGE plpgsql SET search_path = bookend, pg_temp
+AS $$
+BEGIN
+    DELETE FROM claim
+    WHERE key = p_key AND node = p_node AND task_id = p_task AND key <> ALL (coalesce(p_keep, '{}'));
+    IF FOUND THEN
+        PERFORM offer(p_key);
+    END IF;
+END $$;
+
 -- Takes one element of `publish`; returns its part of the answer.
 CREATE FUNCTION bookend.publish_one(p_node bookend.node, p_epoch bigint, p_entry jsonb, p_keep text[])
 RETURNS jsonb
@@ -829,6 +846,9 @@ BEGIN
         VALUES (p_node.id, 'unreadable', left(coalesce(p_entry->'task'->>'id', ''), 200),
                 jsonb_build_object('message', parts.message))
         ON CONFLICT (node, kind, subject) DO UPDATE SET detail = excluded.detail;
+        IF p_entry->'task'->>'status' <> 'running' THEN
+            PERFORM free(p_node.id, p_entry->'task'->>'key', p_entry->'task'->>'id', p_keep);
+        END IF;
         RETURN answer || jsonb_build_object('result', 'unreadable', 'message', parts.message);
     END IF;
     t.node := p_node.id;
@@ -847,6 +867,9 @@ BEGIN
                 t.rev, t.id USING ERRCODE = 'BK003';
         END IF;
     ELSIF s.node <> t.node THEN
+        IF t.status <> 'running' THEN
+            PERFORM free(t.node, t.key, t.id, p_keep);
+        END IF;
         RETURN answer || '{"result": "foreign"}';
     ELSIF s.rev >= t.rev THEN
         RETURN answer || '{"result": "older"}';
@@ -887,11 +910,7 @@ BEGIN
     IF reported <> 'running' THEN
         UPDATE cancel_order SET done_at = clock_timestamp(), result = reported
         WHERE node = t.node AND task_id = t.id AND done_at IS NULL;
-        DELETE FROM claim
-        WHERE key = t.key AND node = t.node AND task_id = t.id AND key <> ALL (coalesce(p_keep, '{}'));
-        IF FOUND THEN
-            PERFORM offer(t.key);
-        END IF;
+        PERFORM free(t.node, t.key, t.id, p_keep);
     END IF;
     RETURN answer;
 END $$;
@@ -934,9 +953,10 @@ BEGIN
     RETURN jsonb_build_object('rows', to_jsonb(answers));
 END $$;
 
--- reconcile(node, registration, running, max_rev), after all rows were published: `running` are the ids of the
--- tasks that run in the ledger and of those that hold a live slot without a row yet; max_rev is the highest rev
--- that the ledger has drawn. Other running rows of the node are ended, other claims released.
+-- reconcile(node, registration, running, max_rev): `running` are the ids of the tasks that run in the ledger, of
+-- those that hold a live slot without a row yet, and of those with changes that are still to be published;
+-- max_rev is the highest rev that the ledger has drawn. Other running rows of the node are ended, other claims
+-- released. No `take` of the node may be under way.
 -- → {"rebooted":[ids],"unknown":[ids],"released":[keys]}. Errors: BK001, BK002, BK003.
 CREATE FUNCTION bookend.reconcile(p_node uuid, p_registration bigint, p_running text[], p_max_rev bigint)
 RETURNS jsonb
@@ -1157,7 +1177,7 @@ END $$;
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA bookend FROM PUBLIC;
 GRANT USAGE ON SCHEMA bookend TO bookend_host, bookend_operator, bookend_read;
 GRANT SELECT ON ALL TABLES IN SCHEMA bookend TO bookend_host, bookend_operator, bookend_read;
-GRANT EXECUTE ON FUNCTION bookend.shown, bookend.patience, bookend.version, bookend.watch
+GRANT EXECUTE ON FUNCTION bookend.shown, bookend.patience, bookend.is_recent, bookend.version, bookend.watch
     TO bookend_host, bookend_operator, bookend_read;
 GRANT EXECUTE ON FUNCTION bookend.register, bookend.renew, bookend.take, bookend.repoint, bookend.release,
     bookend.give_up_waiting, bookend.claims, bookend.publish, bookend.reconcile, bookend.order_cancel,

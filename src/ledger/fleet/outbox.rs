@@ -20,8 +20,9 @@ const SELECT_DIRTY: &str = "
 const SELECT_REV: &str = "SELECT rev FROM fleet_dirty WHERE task_id = ?1";
 const COUNT_DIRTY: &str = "SELECT count(*) FROM fleet_dirty";
 const SELECT_MAX_REV: &str = "SELECT max(seq) FROM sqlite_sequence WHERE name = 'fleet_dirty'";
-const SELECT_OPEN: &str = "
-    SELECT id FROM task_history WHERE status = 'running' UNION SELECT task_id FROM fleet_dirty";
+const IS_OPEN: &str = "
+    SELECT EXISTS (SELECT 1 FROM task_history WHERE id = ?1 AND status = 'running')
+        OR EXISTS (SELECT 1 FROM fleet_dirty WHERE task_id = ?1)";
 const SELECT_SESSIONS_OF_TASK: &str = "
     SELECT key, session_id, provider, last_used_at, task_id, trusted
     FROM claude_sdk_sessions WHERE task_id = ?1";
@@ -63,7 +64,7 @@ pub struct UnpublishedTask {
 /// What another copy of the rows is compared with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OutboxState {
-    /// The tasks that run, and those with a change that is not published: its publication tells their end.
+    /// Those of the tasks that run, or have a change that is not published: its publication tells their end.
     pub open: Vec<TaskId>,
     /// The number of the last change. A ledger that was restored from a backup has a lower one.
     pub max_rev: i64,
@@ -185,14 +186,17 @@ impl Ledger {
         Ok(())
     }
 
-    /// The tasks whose end is not published, and the number of the last change.
-    pub fn outbox_state(&self) -> Result<OutboxState> {
+    /// Which of these tasks run, or have a change that is not published, and the number of the last change.
+    pub fn outbox_state(&self, mut tasks: Vec<TaskId>) -> Result<OutboxState> {
         let read = || {
             let tx = self.conn().unchecked_transaction()?;
             let max_rev = tx.query_row(SELECT_MAX_REV, [], |row| row.get::<_, Option<i64>>(0))?;
-            let open: rusqlite::Result<Vec<_>> =
-                tx.prepare_cached(SELECT_OPEN)?.query_map([], |row| row.get(0))?.collect();
-            open.map(|open| OutboxState { open, max_rev: max_rev.unwrap_or_default() })
+            let mut is_open = tx.prepare_cached(IS_OPEN)?;
+            let open: rusqlite::Result<Vec<bool>> =
+                tasks.iter().map(|id| is_open.query_row([id], |row| row.get(0))).collect();
+            let mut open = open?.into_iter();
+            tasks.retain(|_| open.next().unwrap_or_default());
+            Ok(OutboxState { open: tasks, max_rev: max_rev.unwrap_or_default() })
         };
         read().map_err(self.failed("reading the state of the outbox"))
     }

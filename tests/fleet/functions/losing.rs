@@ -83,7 +83,8 @@ fn the_fleet_ends_only_running_tasks_of_the_node_and_records_each_end() {
     let settle = format!("SELECT bookend.settle('{}', {tasks}, 'host_lost', 'why')", a.node);
     assert_eq!(postgres.psql(&settle), "{moved,seen,unmoved}");
     let rows = format!(
-        "SELECT t.id, status, CASE last_seen_at WHEN renewed_at THEN 'renewed' ELSE last_seen_at::date::text END
+        "SELECT t.id, status,
+                CASE last_seen_at WHEN renewed_at THEN 'renewed' ELSE last_seen_at::date::text END
          FROM bookend.task_history t, bookend.lease l WHERE l.node = '{}' ORDER BY id",
         a.node
     );

@@ -159,6 +159,25 @@ fn one_unreadable_row_does_not_hold_the_others_up() {
 }
 
 #[test]
+fn the_end_of_a_task_that_is_not_stored_frees_its_key_too() {
+    let Some(postgres) = Postgres::with_schema("the_end_of_a_task_that_is_not_stored_frees_its_key_too")
+    else {
+        return;
+    };
+    let (a, b) = (Host::join(&postgres, "a"), Host::join(&postgres, "b"));
+    a.publish(&[entry(1, "same", None, "success")]);
+    let unreadable =
+        |rev, status: &str| with(entry(rev, "odd", Some("odd"), status), json!({ "repo": random(6000) }));
+    b.take("foreign", "same", false);
+    b.take("odd", "odd", false);
+    b.publish(&[entry(1, "same", Some("foreign"), "running"), unreadable(2, "running")]);
+    assert_eq!(postgres.psql("SELECT string_agg(key, ',' ORDER BY key) FROM bookend.claim"), "foreign,odd");
+    let ended = [entry(3, "same", Some("foreign"), "success"), unreadable(4, "success")];
+    assert_eq!(b.publish(&ended), "foreign unreadable");
+    assert_eq!(postgres.psql("SELECT count(*) FROM bookend.claim"), "0");
+}
+
+#[test]
 fn a_restored_ledger_is_refused() {
     let Some(postgres) = Postgres::with_schema("a_restored_ledger_is_refused") else { return };
     let host = Host::join(&postgres, "a");
@@ -233,9 +252,9 @@ fn reconciling_keeps_the_key_of_a_running_task_whose_claim_was_moved() {
     // As after a restore: a task of this node runs under a key that is another node's by now.
     a.publish(&[entry(1, "double", Some("of b"), "running")]);
     b.take("of b", "tb", false);
+    b.publish(&[entry(1, "double too", Some("k"), "running")]);
     a.take("k", "runs", false);
     a.publish(&[entry(2, "before", Some("k"), "success"), entry(3, "runs", Some("k"), "running")]);
-    a.take("k", "runs", false);
     // The second run is refused by the ledger of its host, and then the monitor is killed.
     assert_eq!(a.take("k", "refused", false), "granted");
     a.call("repoint", "'k', 'refused'");
@@ -287,10 +306,10 @@ fn a_released_key_is_offered_to_the_node_that_waits_longest() {
     assert_eq!(listener.notifications(), [""; 0], "nobody waits");
     let to = |host: &Host| [format!("bookend_node {}", host.node)];
     a.take("k", "t2", false);
+    b.take("k", "tb", true);
     c.take("k", "tc", true);
     c.call("give_up_waiting", "'k'");
     assert_eq!(listener.notifications(), [""; 0], "it is held");
-    b.take("k", "tb", true);
     c.take("k", "tc", true);
     a.publish(&[entry(2, "t2", Some("k"), "success")]);
     assert_eq!(listener.notifications(), to(&b));

@@ -27,6 +27,9 @@ fn a_restarted_monitor_registers_at_once_and_supersedes_the_former() {
         })
     );
     assert_eq!(host.call("renew", &format!("'{first}'")), json!({ "state": "superseded" }));
+    host.set_registration(2);
+    assert_eq!(host.call("renew", &format!("'{second}'")), json!({ "state": "superseded" }));
+    host.set_registration(3);
     let renewed = host.call("renew", &format!("'{second}'"));
     assert_eq!((&renewed["orders"], &renewed["free"]), (&json!([]), &json!([])));
 }
@@ -48,13 +51,30 @@ fn after_a_boot_a_silent_lease_is_taken_over() {
     assert_eq!((&anew["state"], &anew["wait_ms"]), (&json!("watch"), &json!(1)));
     let taken = host.register("boot 2", "8:1", seq);
     assert_eq!((&taken["state"], &taken["epoch"]), (&json!("ok"), &json!(1)));
-    // What was told of a lease that was renewed since is told anew.
+    // An answer for a lease that was renewed since is given anew.
     let told = host.register("boot 3", "8:1", None)["seq"].as_i64();
     host.register("boot 2", "8:1", None);
     let_the_watch_pass(&postgres);
     let seq = host.register("boot 3", "8:1", None)["seq"].as_i64();
     assert!(seq > told, "{seq:?} after {told:?}");
     assert_eq!(host.register("boot 3", "8:1", seq)["state"], "watch");
+}
+
+#[test]
+fn a_clock_that_is_set_back_makes_no_dead_host_reachable_and_no_watch_longer() {
+    let test = "a_clock_that_is_set_back_makes_no_dead_host_reachable_and_no_watch_longer";
+    let Some(postgres) = Postgres::with_schema(test) else { return };
+    let host = Host::join(&postgres, "a");
+    host.register("boot 1", "8:1", None);
+    let told = host.register("boot 2", "8:1", None);
+    assert_eq!(told["state"], "watch");
+    // As if all this had been an hour later.
+    let later = "now() + interval '1 h'";
+    postgres.psql(&format!("UPDATE bookend.lease SET renewed_at = {later}, watch_at = {later}"));
+    assert_eq!(postgres.psql("SELECT state, reachable FROM bookend.node_state"), "unreachable|f");
+    let told = host.register("boot 2", "8:1", told["seq"].as_i64());
+    assert_eq!(told["state"], "watch");
+    assert!(told["wait_ms"].as_i64().expect("a time") <= 15_000, "{told}");
 }
 
 #[test]
@@ -188,7 +208,8 @@ fn a_lost_node_begins_a_new_epoch() {
     assert_eq!(host.call("renew", &format!("'{instance}'")), json!({ "state": "lost" }));
     let again = host.register("boot 1", "8:1", None);
     assert_eq!((&again["epoch"], &again["was_lost"]), (&json!(2), &json!(true)));
-    assert_eq!(postgres.psql("SELECT lost_at IS NULL AND lost_by IS NULL FROM bookend.lease"), "t");
+    let lease = "SELECT epoch, lost_at IS NULL AND lost_by IS NULL FROM bookend.lease";
+    assert_eq!(postgres.psql(lease), "2|t");
     host.set_registration(1);
     assert_eq!(host.call("renew", &format!("'{instance}'")), json!({ "state": "superseded" }));
     assert_eq!(host.error("finding", "'kind', 'subject', NULL"), "BK001");

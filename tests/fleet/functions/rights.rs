@@ -25,7 +25,7 @@ fn each_role_may_call_its_functions_and_no_others() {
     };
     postgres.role("stranger", &[]);
     assert_eq!(callable(&postgres, "stranger"), "");
-    assert_eq!(callable(&postgres, "bookend_read"), "patience shown version watch");
+    assert_eq!(callable(&postgres, "bookend_read"), "is_recent patience shown version watch");
     assert_eq!(
         callable(&postgres, "bookend_operator"),
         "cancel declare_lost patience prune shown version watch"
@@ -51,7 +51,7 @@ fn every_function_of_a_role_has_a_fixed_search_path() {
          FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
          WHERE n.nspname = 'bookend' AND p.proconfig IS DISTINCT FROM ARRAY['search_path=bookend, pg_temp']",
     );
-    assert_eq!(others, "can_read can_show fits patience shown");
+    assert_eq!(others, "can_read can_show fits is_recent patience shown");
     let parsed = format!(
         "SELECT count(*) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
          WHERE n.nspname = 'bookend' AND p.proname = ANY (string_to_array('{others}', ' '))

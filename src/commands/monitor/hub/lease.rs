@@ -36,7 +36,7 @@ pub async fn keep(node: &Rc<HubNode>) -> Result<(), HubError> {
             () = node.quitting() => return Ok(()),
             ended = hold(node) => ended,
         };
-        if matches!(*node.link.borrow(), HubLink::Up(_)) {
+        if node.has_caught_up.take() {
             pause = FIRST_PAUSE;
         }
         match ended {

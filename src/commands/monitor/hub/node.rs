@@ -42,6 +42,8 @@ pub struct HubNode {
     pub has_early_order: Cell<bool>,
     /// Another monitor has taken the lease, and this one has not registered since.
     pub was_superseded: Cell<bool>,
+    /// Nothing is left to be published of the time in which the database could not be used.
+    pub has_caught_up: Cell<bool>,
     /// Whether the database can be used now.
     pub link: watch::Sender<HubLink>,
     command: watch::Receiver<HubCommand>,
@@ -55,7 +57,7 @@ pub struct HubNode {
 pub enum HubLink {
     /// The first attempt to register has not ended.
     Connecting,
-    /// Registered, and all that was to be published or compared before is.
+    /// Registered, and what runs is compared.
     Up(Rc<Registration>),
     Away {
         why: String,
@@ -93,6 +95,7 @@ impl HubNode {
             order_results: RefCell::default(),
             has_early_order: Cell::new(false),
             was_superseded: Cell::new(false),
+            has_caught_up: Cell::new(false),
             link: watch::Sender::new(HubLink::Connecting),
             command,
             service,
@@ -115,8 +118,15 @@ impl HubNode {
         if let HubLink::Away { since, .. } = &*self.link.borrow() {
             info!("publishing to {server} again, which was not possible since {since}");
         }
-        self.service.fleet_status(&format!("publishing to {server}"));
+        self.service.fleet_status(&format!("publishing what is new to {server}"));
         self.link.send_replace(HubLink::Up(registration));
+    }
+
+    /// What was to be published when the database could be used again is.
+    pub fn note_caught_up(&self, registration: &Registration) {
+        if !self.has_caught_up.replace(true) {
+            self.service.fleet_status(&format!("publishing to {}", registration.server()));
+        }
     }
 
     /// The database cannot be used now. It is reported once until it can be used again.

@@ -96,7 +96,7 @@ impl<'a> Publication<'a> {
         }
     }
 
-    /// Publishes what was missed, compares what runs, and publishes each change from then on.
+    /// Compares what runs, and publishes what was missed and each change from then on.
     pub async fn run(&mut self) -> HubError {
         let mut watch = RowsWatch::of(&self.node.ledger.borrow());
         let prepared = async {
@@ -104,14 +104,14 @@ impl<'a> Publication<'a> {
                 self.stop_lost().await?;
             }
             self.replace_lost().await?;
-            self.publish_all().await?;
-            // What the ledger still has as unpublished is not compared.
-            self.note_all().await?;
+            // A ledger that was restored is refused here, before it gets a key.
+            self.publish_oldest().await?;
             reconcile::reconcile(self.node, self.registration).await
         };
         if let Err(e) = prepared.await {
             return e;
         }
+        // A long history takes minutes: the keys of what runs, and those that runs ask for, come first.
         self.node.note_up(Rc::clone(self.registration));
         let mut again = LOOK_AGAIN.iter();
         loop {
@@ -120,6 +120,7 @@ impl<'a> Publication<'a> {
                 Ok(next) => next,
                 Err(e) => return e,
             };
+            self.node.note_caught_up(self.registration);
             if let Err(e) = self.note_due() {
                 return e;
             }
@@ -173,6 +174,12 @@ impl<'a> Publication<'a> {
             }
             self.publish(&dirty).await?;
         }
+    }
+
+    async fn publish_oldest(&mut self) -> Result<(), HubError> {
+        let mut dirty = self.node.ledger.borrow().unpublished()?;
+        dirty.truncate(BATCH);
+        self.publish(&dirty).await
     }
 
     /// Publishes what has changed, but tasks that go on running not too often. Returns when to look again.

@@ -12,6 +12,8 @@ use crate::failpoint;
 use crate::ledger::Ledger;
 use crate::task::{Status, TaskFilter, TaskId};
 
+const RUNNING: &str = "
+    SELECT coalesce(jsonb_agg(id), '[]') FROM bookend.task_history WHERE node = $1 AND status = 'running'";
 const RECONCILE: &str = "SELECT bookend.reconcile($1, $2, $3, $4)";
 
 #[derive(Debug, Deserialize)]
@@ -21,7 +23,8 @@ struct ReconcileAnswer {
     released: Vec<String>,
 }
 
-/// Ends in the database what does not run here any more. Publish all tasks before: real ends win.
+/// Ends in the database what does not run here any more, but for what is still to be published: real ends win.
+/// No run can be granted a key meanwhile.
 pub async fn reconcile(node: &HubNode, registration: &Registration) -> Result<(), HubError> {
     let claims = claim_calls::claims(registration).await?;
     let needed = node.claims.borrow().needed(&claims, &*node.ledger.borrow())?;
@@ -29,14 +32,13 @@ pub async fn reconcile(node: &HubNode, registration: &Registration) -> Result<()
         claim_calls::repoint(registration, claim).await?;
     }
     failpoint::reached("hub.reconciling");
-    let (running, max_rev) = {
-        let ledger = node.ledger.borrow();
-        let state = ledger.outbox_state()?;
-        // A task may have ended since everything was published.
-        let running = state.open.into_iter().chain(needed.into_iter().map(|claim| claim.task));
-        (running.map(|id| id.to_string()).collect::<Vec<_>>(), state.max_rev)
-    };
-    let answer: ReconcileAnswer = registration.call(RECONCILE, [running.into(), max_rev.into()]).await?;
+    let mut known: Vec<TaskId> = registration.call_for_node(RUNNING).await?;
+    known.extend(claims.into_iter().map(|claim| claim.task));
+    let state = node.ledger.borrow().outbox_state(known)?;
+    let running = state.open.into_iter().chain(needed.into_iter().map(|claim| claim.task));
+    let running: Vec<String> = running.map(|id| id.to_string()).collect();
+    let answer: ReconcileAnswer =
+        registration.call(RECONCILE, [running.into(), state.max_rev.into()]).await?;
     for id in answer.rebooted.iter().chain(&answer.unknown) {
         info!("the fleet called task {id} running, and it does not run here: it is interrupted there");
     }

@@ -313,6 +313,57 @@ fn a_run_behind_one_that_was_refused_is_sent() {
 }
 
 #[test]
+fn a_ledger_gives_up_waiting_although_another_run_asks_that_does_not_wait() {
+    let mut hub = HubWorld::new();
+    hub.ask(1, WhenHeld::Wait);
+    hub.answer(1, held());
+    hub.ask(2, WhenHeld::Refuse);
+    hub.calls();
+    hub.end(1);
+    let give_up = ClaimCall::GiveUp { key: "k".into() };
+    assert_eq!(hub.calls(), (vec![], vec![give_up.clone()]));
+    hub.answer(2, held());
+    // One that ends before the database has answered.
+    hub.ask(3, WhenHeld::Wait);
+    hub.end(3);
+    hub.calls();
+    hub.answer(3, held());
+    assert_eq!(hub.calls(), (vec![], vec![give_up]));
+}
+
+#[test]
+fn a_run_that_does_not_wait_is_not_held_up_and_those_that_wait_ask_again_after_its_grant() {
+    let mut hub = HubWorld::new();
+    hub.ask(1, WhenHeld::Wait);
+    hub.ask(2, WhenHeld::Refuse);
+    assert_eq!(hub.calls(), (vec![(1, true), (2, false)], vec![]));
+    hub.answer(1, TakeAnswer::Held(holder("t", "here")));
+    hub.answer(2, granted("2"));
+    assert_eq!(hub.calls(), (vec![(1, true)], vec![]), "a grant ends the waiting of its node");
+}
+
+#[test]
+fn a_claim_that_ended_while_another_run_asked_is_released_when_that_one_is_refused() {
+    let mut hub = HubWorld::new();
+    hub.grant(1, WhenHeld::Refuse);
+    hub.ask(2, WhenHeld::Refuse);
+    hub.end(1);
+    assert_eq!(hub.calls(), (vec![(2, false)], vec![]));
+    hub.answer(2, TakeAnswer::Held(holder("far", "b")));
+    assert_eq!(hub.calls(), (vec![], vec![release("1")]));
+}
+
+#[test]
+fn nothing_is_called_while_the_database_is_away() {
+    let mut hub = HubWorld::new();
+    hub.grant(1, WhenHeld::Refuse);
+    hub.claims.linked(DatabaseLink::Away { why: "gone".to_owned() });
+    hub.end(1);
+    hub.claims.look();
+    assert_eq!(hub.calls(), (vec![], vec![]));
+}
+
+#[test]
 fn a_run_that_waits_asks_again_at_each_look() {
     let mut world = HubWorld::new();
     world.ask(1, WhenHeld::Wait);
@@ -402,6 +453,7 @@ fn a_listed_claim_without_a_holder_is_released_and_a_running_key_without_a_claim
     hub.ask(1, WhenHeld::Refuse);
     hub.calls();
     hub.claims.listed(vec![claimed("other")], &hub.local).expect("the ledger answers");
+    hub.claims.listed(vec![], &hub.local).expect("the ledger answers");
     assert_eq!(hub.calls(), (vec![], vec![]), "a run is asking");
 }
 
