@@ -94,6 +94,11 @@ impl FleetError {
             FleetError::Denied { source, .. } if is_missing(source) => {
                 "create the fleet with `bookend fleet init URL`, as a role that may create a schema"
             }
+            FleetError::Version { .. } => {
+                "upgrade bookend on all hosts, and then the schema with `bookend fleet init URL`, as the \
+                 role that created the fleet"
+            }
+            FleetError::Refused { source, .. } => return refusal_hint(source),
             _ => return None,
         };
         Some(hint.to_owned())
@@ -162,6 +167,23 @@ fn is_untrusted(error: &tokio_postgres::Error) -> bool {
     let Some(cause) = error.source() else { return false };
     let of_tls = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
     of_tls.is_some_and(|e| e.is::<rustls::Error>()) || cause.to_string() == "server does not support TLS"
+}
+
+/// What to do when the server refuses a connection, by the SQLSTATE of the refusal.
+fn refusal_hint(refusal: &DbError) -> Option<String> {
+    let hint = match *refusal.code() {
+        SqlState::INVALID_PASSWORD => {
+            "correct its line in the password file: ~/.pgpass, or the one that PGPASSFILE names"
+        }
+        SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+            "let the role connect in pg_hba.conf of the server, or create it with `bookend fleet init URL \
+             --host NAME`"
+        }
+        SqlState::INVALID_CATALOG_NAME => "check the name of the database in the URL",
+        SqlState::INSUFFICIENT_PRIVILEGE => "let the role connect: GRANT CONNECT ON DATABASE",
+        _ => return None,
+    };
+    Some(hint.to_owned())
 }
 
 fn database_error(error: &tokio_postgres::Error) -> Option<Box<DbError>> {

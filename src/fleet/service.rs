@@ -93,7 +93,7 @@ mod tests {
     use super::*;
     use crate::fleet::url::Encryption;
 
-    const FILE: &str = "# services\n[other]\nhost=elsewhere\n\n[fleet]\n  host=db1,db2  \n# in it\nport=5433\n\
+    const FILE: &str = "# services\n[other]\nhost=elsewhere\n\n[fleet]\n  host=db1,db2  \n# in\nport=5433\n\
                         dbname=bookend\nsslmode=verify-full\nconnect_timeout=5\n[last]\nuser=x\n";
 
     fn of(text: &str, name: &str) -> Result<Option<DatabaseService>, ServiceError> {

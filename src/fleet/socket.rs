@@ -1,5 +1,5 @@
-//! The socket at which a run asks the monitor of its ledger for a key of the fleet: one request per
-//! connection, a JSON value per line.
+//! The socket at which a run asks the monitor of its ledger for a key of the fleet, and a command for its
+//! state: one request per connection, a JSON value per line.
 //!
 //! The connection stands for the run: the key is kept for it until the connection ends.
 
@@ -9,8 +9,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+#[cfg(feature = "fleet")]
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+#[cfg(feature = "fleet")]
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, socket};
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +24,9 @@ use crate::task::{Key, TaskId, Time};
 pub const SOCKET_NAME: &str = "fleet.sock";
 /// The longest path that fits into an address, where a NUL byte follows it: unix(7).
 const LONGEST_PATH: usize = 107;
+/// How long a command waits for the state of the monitor.
+#[cfg(feature = "fleet")]
+const STATUS_PATIENCE: Duration = Duration::from_secs(3);
 /// The longest line that is read.
 pub const LONGEST_LINE: usize = 1 << 20;
 
@@ -33,6 +40,8 @@ pub enum RunMessage {
         fleet: String,
         request: KeyRequest,
     },
+    /// A command asks whether the monitor can use the database.
+    Status,
 }
 
 /// A run that needs a key.
@@ -82,6 +91,27 @@ pub enum HubAnswer {
         why: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         hint: Option<String>,
+    },
+    /// To [`RunMessage::Status`].
+    Status(HubStatus),
+}
+
+/// Whether a monitor can use the database of the fleet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum HubStatus {
+    /// It has not registered the ledger yet.
+    Connecting,
+    Connected,
+    Away {
+        since: Time,
+        why: String,
+        /// What the user can do.
+        hint: Option<String>,
+    },
+    /// The monitor did not say.
+    Silent {
+        why: String,
     },
 }
 
@@ -138,6 +168,33 @@ impl SocketPlace {
 #[cfg(feature = "fleet")]
 pub fn is_bound(private_dir: &Path) -> bool {
     SocketPlace::below(private_dir).is_ok_and(|place| UnixStream::connect(place.path()).is_ok())
+}
+
+/// Asks the monitor that listens on the socket of the ledger with this private directory.
+#[cfg(feature = "fleet")]
+pub fn status(private_dir: &Path) -> HubStatus {
+    asked(private_dir).unwrap_or_else(|e| HubStatus::Silent { why: e.to_string() })
+}
+
+#[cfg(feature = "fleet")]
+fn asked(private_dir: &Path) -> io::Result<HubStatus> {
+    let until = Instant::now() + STATUS_PATIENCE;
+    let mut hub = HubConnection::open(private_dir, &RunMessage::Status)?;
+    loop {
+        match hub.answer() {
+            Ok(HubAnswer::Status(status)) => return Ok(status),
+            Ok(HubAnswer::Refused { why, .. }) => return Err(io::Error::other(why)),
+            Ok(_) => return Err(ErrorKind::InvalidData.into()),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e),
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::Error::other(format!("no answer within {STATUS_PATIENCE:?}")));
+        }
+        let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        poll(&mut [PollFd::new(hub.as_fd(), PollFlags::POLLIN)], left)?;
+    }
 }
 
 /// The connection of a run. It is shut down when this is dropped, also for a child that has inherited it.
@@ -249,6 +306,8 @@ mod tests {
             holder(Some(Time::UNIX_EPOCH)),
             HubAnswer::Away { why: "x".to_owned() },
             HubAnswer::Refused { why: "x".to_owned(), hint: None },
+            HubAnswer::Status(HubStatus::Connected),
+            HubAnswer::Status(HubStatus::Away { since: Time::UNIX_EPOCH, why: "x".to_owned(), hint: None }),
         ];
         for answer in answers {
             let sent = line(&answer).expect("JSON");

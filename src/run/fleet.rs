@@ -219,6 +219,8 @@ impl<'a> FleetKey<'a> {
                 // As where no fleet is, such a run reports nothing.
                 Ok(HubAnswer::InLine) => asking.until = None,
                 Ok(HubAnswer::Away { why }) => self.await_further(asking, Awaited::Database { why })?,
+                // Only commands ask for that.
+                Ok(HubAnswer::Status(_)) => {}
                 Ok(HubAnswer::Refused { why, hint }) => return Err(self.refused_for_good(&why, hint)),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 // The monitor has ended. The next one is asked again.

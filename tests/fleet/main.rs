@@ -10,6 +10,7 @@ mod harness;
 mod arena;
 mod batches;
 mod commands;
+mod connected;
 mod descriptors;
 mod errors;
 mod faults;

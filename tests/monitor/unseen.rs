@@ -178,8 +178,8 @@ fn events_that_were_lost_lead_to_a_full_recovery() {
     let limit = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").expect("the limit");
     let limit: usize = limit.trim().parse().expect("a number");
     monitor.signal(Signal::STOP);
-    // Two names in turn: the kernel joins an event with an equal one before it. Nothing is written: ext4 would
-    // wait for the disk at each end of a file that was truncated.
+    // Two names in turn: the kernel joins an event with an equal one before it. Nothing is written: ext4
+    // would wait for the disk at each end of a file that was truncated.
     let spool = world.path("state/bookend/bookend.db.d/spool");
     let slots = [".x.slot", ".y.slot"].map(|name| spool.join(name));
     for n in 0..=limit {

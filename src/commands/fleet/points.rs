@@ -2,9 +2,9 @@
 
 use super::database::{block_on, connect, membership};
 use super::join::check_role;
-use super::status::to_publish;
+use super::status::{to_publish, trouble};
 use crate::error::Error;
-use crate::fleet::socket::SOCKET_NAME;
+use crate::fleet::socket::{self, HubStatus, SOCKET_NAME};
 use crate::fleet::{DatabaseUrl, FleetConnection, FleetError, FleetMembership, FleetNode, NodeState};
 use crate::ledger::{Ledger, Location};
 use crate::view::{self, Health, Point};
@@ -61,6 +61,15 @@ fn nodes_point(connection: &FleetConnection, nodes: &[FleetNode], own: &FleetMem
     point(if reachable == all { Health::Fine } else { Health::Odd }, text)
 }
 
+/// What the monitor itself says: it may have another password, or another ledger's lease, than this command.
+fn connection(status: &HubStatus, waiting: &str) -> Point {
+    let Some(trouble) = trouble(status) else {
+        return point(Health::Fine, format!("the monitor is connected to it; {waiting}"));
+    };
+    let health = if *status == HubStatus::Connecting { Health::Odd } else { Health::Bad };
+    point(health, format!("the monitor {trouble}; {waiting}"))
+}
+
 /// Runs with a key ask the monitor, which systemd can start for them by its socket.
 fn monitor(at: &Location, ledger: &Ledger) -> Point {
     let socket = at.private_dir().join(SOCKET_NAME);
@@ -70,7 +79,7 @@ fn monitor(at: &Location, ledger: &Ledger) -> Point {
     };
     match (ledger.has_monitor(), socket.exists()) {
         (Err(e), _) => bad(&e.into()),
-        (Ok(true), true) => point(Health::Fine, format!("the monitor accepts runs at its socket; {waiting}")),
+        (Ok(true), true) => connection(&socket::status(&at.private_dir()), &waiting),
         (Ok(true), false) => {
             let text = format!("the monitor runs without the socket {}; {waiting}", socket.display());
             point(Health::Bad, text)

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::database::{self, block_on, connect, membership};
 use super::options::FleetStatusOptions;
 use crate::error::Error;
+use crate::fleet::socket::{self, HubStatus};
 use crate::fleet::{FleetNode, NodeState};
 use crate::ledger::{self, Ledger};
 use crate::task::{RecordedTime, Time};
@@ -18,7 +19,10 @@ use crate::view::{self, NodeLine, Screen};
 struct OwnNode {
     ledger: String,
     node: Uuid,
+    /// Whether its monitor runs.
     monitor: bool,
+    /// Whether the monitor can use the database, as it says itself.
+    connection: Option<HubStatus>,
     /// How many tasks wait to be published.
     unpublished: u64,
 }
@@ -49,10 +53,13 @@ fn own(ledger: Option<&Path>) -> Result<Option<OwnNode>, Error> {
     let at = ledger::locate(ledger)?;
     let Some(ledger) = Ledger::open_read_only(&at)? else { return Ok(None) };
     let Some(membership) = membership(&ledger)? else { return Ok(None) };
+    let monitor = ledger.has_monitor()?;
     Ok(Some(OwnNode {
         ledger: at.file.display().to_string(),
         node: membership.node,
-        monitor: ledger.has_monitor()?,
+        monitor,
+        // Without a monitor, systemd may listen on the socket.
+        connection: monitor.then(|| socket::status(&at.private_dir())),
         unpublished: ledger.count_unpublished()?,
     }))
 }
@@ -63,14 +70,31 @@ fn text(status: &FleetStatus<'_>) -> String {
         let monitor = if own.monitor { "its monitor runs" } else { "its monitor does not run" };
         let waiting = to_publish(own.unpublished);
         text += &format!("ledger   {}: {monitor}, {waiting}\n", view::one_line(&own.ledger));
+        let trouble = own.connection.as_ref().and_then(trouble);
+        text += &trouble.map(|trouble| format!("monitor  {trouble}\n")).unwrap_or_default();
     }
     let shown: Vec<_> = status.nodes.iter().filter(|n| n.state != NodeState::Left).collect();
     if shown.is_empty() {
         return text + "no host is registered: a monitor registers its host\n";
     }
     let now = Time::now();
-    let lines: Vec<_> = shown.iter().map(|node| line(node, &shown, now)).collect();
+    let own = status.own.as_ref().map(|own| own.node);
+    let lines: Vec<_> = shown.iter().map(|node| line(node, &shown, own, now)).collect();
     text + "\n" + &view::nodes(&lines, Screen::of(&std::io::stdout()))
+}
+
+/// Why a monitor does not work for the fleet. `None`: it does.
+pub(super) fn trouble(status: &HubStatus) -> Option<String> {
+    let text = match status {
+        HubStatus::Connected => return None,
+        HubStatus::Connecting => "has not registered the ledger yet".to_owned(),
+        HubStatus::Away { since, why, hint } => {
+            let hint = hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
+            format!("cannot use the database since {since}: {why}{hint}")
+        }
+        HubStatus::Silent { why } => format!("did not say whether it can use the database: {why}"),
+    };
+    Some(view::one_line(&text).into_owned())
 }
 
 /// How many tasks of the ledger PostgreSQL does not have yet.
@@ -82,11 +106,11 @@ pub(super) fn to_publish(tasks: u64) -> String {
     }
 }
 
-fn line(node: &FleetNode, all: &[&FleetNode], now: Time) -> NodeLine {
+fn line(node: &FleetNode, all: &[&FleetNode], own: Option<Uuid>, now: Time) -> NodeLine {
     let is_ambiguous = all.iter().filter(|other| other.host == node.host).count() > 1;
     let since = node.since.map(|time| format!(" {}", view::ago(&RecordedTime::from(time), now)));
     NodeLine {
-        host: node.host.clone(),
+        host: if own == Some(node.id) { format!("{} *", node.host) } else { node.host.clone() },
         node: if is_ambiguous { node.id.to_string() } else { String::new() },
         state: format!("{}{}", node.state.as_str(), since.unwrap_or_default()),
         is_reachable: node.state == NodeState::Reachable,

@@ -55,7 +55,11 @@ impl HubError {
     /// What the user can do.
     pub fn hint(&self) -> Option<String> {
         match self {
-            HubError::Fleet(e) => e.hint(),
+            HubError::Fleet(e) => e.hint().or_else(|| {
+                let grant =
+                    "let the role that created the fleet run: GRANT bookend_host TO the role of this host";
+                matches!(e, FleetError::Denied { .. }).then(|| grant.to_owned())
+            }),
             HubError::Url(e) => e.hint(),
             _ => None,
         }

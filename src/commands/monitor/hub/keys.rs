@@ -35,7 +35,8 @@ type Outcome = (Rc<Registration>, CallSubject, Result<ClaimAnswer, FailedCall>);
 pub(super) async fn serve(node: &Rc<HubNode>, socket: &BoundSocket) -> Result<(), HubError> {
     let (events, mut asked) = unbounded_channel();
     let (outcomes, mut answered) = unbounded_channel::<Outcome>();
-    let _server = SocketServer::start(&node.private_dir, socket, &node.membership, events)?;
+    let _server =
+        SocketServer::start(&node.private_dir, socket, &node.membership, node.status.subscribe(), events)?;
     let mut link = node.link.subscribe();
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -154,8 +155,8 @@ fn conclude(node: &HubNode, (registration, subject, outcome): Outcome) -> Result
 }
 
 /// An error of the connection or the epoch ends the registration, and everything is asked again through the
-/// next one. One that the server gives and that passes is of the call alone, which is made again. Any other is
-/// the run's.
+/// next one. One that the server gives and that passes is of the call alone, which is made again. Any other
+/// is the run's.
 fn note_failure(
     node: &HubNode,
     registration: &Registration,

@@ -9,7 +9,7 @@ use tracing::warn;
 use super::command::HubCommand;
 use super::error::HubError;
 use super::facts::NodeFacts;
-use super::node::{HubLink, HubNode};
+use super::node::HubNode;
 use super::publication::Publication;
 use super::registration::Registration;
 use super::{notices, orders};
@@ -44,7 +44,7 @@ pub async fn keep(node: &Rc<HubNode>) -> Result<(), HubError> {
             Err(e) if e.is_of_ledger() => return Err(e),
             Err(e) if e.is_over_epoch() => {
                 node.was_superseded.set(!matches!(e, HubError::DatabaseRestored));
-                node.link.send_replace(HubLink::Connecting);
+                node.note_connecting();
                 if node.pause(AGAIN).await {
                     return Ok(());
                 }

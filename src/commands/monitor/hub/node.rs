@@ -16,6 +16,7 @@ use super::error::HubError;
 use super::registration::Registration;
 use crate::commands::monitor::service::ServiceManager;
 use crate::error::chain;
+use crate::fleet::socket::HubStatus;
 use crate::fleet::{DatabaseUrl, FleetError, FleetMembership};
 use crate::ledger::{self, Ledger, Location};
 use crate::task::Time;
@@ -46,6 +47,8 @@ pub struct HubNode {
     pub has_caught_up: Cell<bool>,
     /// Whether the database can be used now.
     pub link: watch::Sender<HubLink>,
+    /// The same, for those who ask.
+    pub status: watch::Sender<HubStatus>,
     command: watch::Receiver<HubCommand>,
     pub service: Arc<ServiceManager>,
     /// The command that makes the ledger a new node.
@@ -97,6 +100,7 @@ impl HubNode {
             was_superseded: Cell::new(false),
             has_caught_up: Cell::new(false),
             link: watch::Sender::new(HubLink::Connecting),
+            status: watch::Sender::new(HubStatus::Connecting),
             command,
             service,
             join_anew,
@@ -112,6 +116,12 @@ impl HubNode {
         Ok(setting.is_some_and(|setting| FleetMembership::parse(setting).is_ok_and(|m| m == self.membership)))
     }
 
+    /// The node registers again at once.
+    pub fn note_connecting(&self) {
+        self.status.send_replace(HubStatus::Connecting);
+        self.link.send_replace(HubLink::Connecting);
+    }
+
     /// The database can be used from now on.
     pub fn note_up(&self, registration: Rc<Registration>) {
         let server = registration.server();
@@ -119,6 +129,7 @@ impl HubNode {
             info!("publishing to {server} again, which was not possible since {since}");
         }
         self.service.fleet_status(&format!("publishing what is new to {server}"));
+        self.status.send_replace(HubStatus::Connected);
         self.link.send_replace(HubLink::Up(registration));
     }
 
@@ -136,16 +147,10 @@ impl HubNode {
             HubLink::Connecting | HubLink::Up(_) => None,
         };
         let (why, since) = (chain(error), former.unwrap_or_else(Time::now));
+        let hint = self.hint(error);
         if former.is_none() {
-            let hint = match error {
-                HubError::Fleet(FleetError::Restored { .. }) => {
-                    format!("stop the monitor, run `{}`, and start the monitor again", self.join_anew)
-                }
-                _ => error.hint().unwrap_or_else(|| {
-                    "tasks are published later; runs under a key need the fleet to start".to_owned()
-                }),
-            };
-            warn!(hint, "the fleet's database cannot be used: {why}");
+            let later = "tasks are published later; runs under a key need the fleet to start";
+            warn!(hint = hint.as_deref().unwrap_or(later), "the fleet's database cannot be used: {why}");
         }
         self.service.fleet_status(&match error {
             HubError::Fleet(e) if e.is_away() => {
@@ -153,7 +158,18 @@ impl HubNode {
             }
             _ => why.clone(),
         });
+        self.status.send_replace(HubStatus::Away { since, why: why.clone(), hint });
         self.link.send_replace(HubLink::Away { why, since });
+    }
+
+    /// What the user can do so that the database can be used.
+    fn hint(&self, error: &HubError) -> Option<String> {
+        match error {
+            HubError::Refused(_) | HubError::Fleet(FleetError::Restored { .. }) => {
+                Some(format!("stop the monitor, run `{}`, and start the monitor again", self.join_anew))
+            }
+            error => error.hint(),
+        }
     }
 
     /// Waits until the monitor gives the command to stop.

@@ -23,8 +23,8 @@ struct ReconcileAnswer {
     released: Vec<String>,
 }
 
-/// Ends in the database what does not run here any more, but for what is still to be published: real ends win.
-/// No run can be granted a key meanwhile.
+/// Ends in the database what does not run here any more, but for what is still to be published: real ends
+/// win. No run can be granted a key meanwhile.
 pub async fn reconcile(node: &HubNode, registration: &Registration) -> Result<(), HubError> {
     let claims = claim_calls::claims(registration).await?;
     let needed = node.claims.borrow().needed(&claims, &*node.ledger.borrow())?;

@@ -11,14 +11,14 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tracing::warn;
 
 use super::bound_socket::BoundSocket;
 use crate::fleet::FleetMembership;
-use crate::fleet::socket::{self, HubAnswer, KeyRequest, RunMessage};
+use crate::fleet::socket::{self, HubAnswer, HubStatus, KeyRequest, RunMessage};
 
 /// The pause after the kernel has refused a connection, for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -53,11 +53,12 @@ impl SocketServer {
         private_dir: &Path,
         socket: &BoundSocket,
         fleet: &FleetMembership,
+        status: watch::Receiver<HubStatus>,
         events: UnboundedSender<RunEvent>,
     ) -> io::Result<SocketServer> {
         let owner = std::fs::metadata(private_dir)?.uid();
         let listener = UnixListener::from_std(socket.listener()?)?;
-        let service = RunService { owner, fleet: Arc::new(fleet.clone()), events };
+        let service = RunService { owner, fleet: Arc::new(fleet.clone()), status, events };
         Ok(SocketServer(tokio::spawn(accept(listener, service))))
     }
 }
@@ -74,6 +75,7 @@ struct RunService {
     /// The user to whom the ledger belongs.
     owner: u32,
     fleet: Arc<FleetMembership>,
+    status: watch::Receiver<HubStatus>,
     events: UnboundedSender<RunEvent>,
 }
 
@@ -169,45 +171,55 @@ impl RunService {
         }
     }
 
-    /// Reads the request of a run. `None`: it is not served, and knows why if that does not pass.
+    /// Reads the request of a run. `None`: it is not served, and knows why if that does not pass. A command
+    /// that asks for the state has it then.
     async fn admit(&self, stream: UnixStream) -> Option<(KeyRequest, OwnedReadHalf, OwnedWriteHalf)> {
         let refusal = match stream.peer_cred() {
             Ok(peer) if peer.uid() == self.owner || peer.uid() == 0 => None,
-            Ok(_) => Some("the ledger belongs to another user".to_owned()),
-            Err(e) => Some(format!("its process cannot be identified: {e}")),
+            Ok(_) => Some(refused("the ledger belongs to another user".to_owned())),
+            Err(e) => Some(refused(format!("its process cannot be identified: {e}"))),
         };
         let (mut reader, mut writer) = stream.into_split();
         let request = match refusal {
             None => self.read(&mut reader).await,
-            Some(why) => Err(Some(why)),
+            Some(refusal) => Err(Some(refusal)),
         };
         match request {
             Ok(request) => Some((request, reader, writer)),
-            Err(why) => {
-                let refused = why.map(|why| HubAnswer::Refused { why, hint: None });
-                if let Some(refused) = refused {
-                    let _ = write(&mut writer, &refused).await;
+            Err(answer) => {
+                if let Some(answer) = answer {
+                    let _ = write(&mut writer, &answer).await;
                 }
                 None
             }
         }
     }
 
-    /// The request. `None`: the run has ended before it was complete, or this hub or the run has yet to
-    /// notice that the ledger has joined another fleet; the run asks again.
-    async fn read(&self, reader: &mut OwnedReadHalf) -> Result<KeyRequest, Option<String>> {
+    /// The request, or the last answer. `None`: the run has ended before it was complete, or this hub or the
+    /// run has yet to notice that the ledger has joined another fleet; the run asks again.
+    async fn read(&self, reader: &mut OwnedReadHalf) -> Result<KeyRequest, Option<HubAnswer>> {
         let mut line = String::new();
         match BufReader::new(reader).take(socket::LONGEST_LINE as u64).read_line(&mut line).await {
             Ok(_) if line.ends_with('\n') => {}
             _ => return Err(None),
         }
-        let RunMessage::Take { fleet, request } = serde_json::from_str(&line)
-            .map_err(|e| Some(format!("the monitor does not understand the request ({e}): is it older?")))?;
+        let (fleet, request) = match serde_json::from_str(&line) {
+            Ok(RunMessage::Take { fleet, request }) => (fleet, request),
+            Ok(RunMessage::Status) => return Err(Some(HubAnswer::Status(self.status.borrow().clone()))),
+            Err(e) => {
+                let why = format!("the monitor does not understand the request ({e}): is it older?");
+                return Err(Some(refused(why)));
+            }
+        };
         match FleetMembership::parse(&fleet) {
             Ok(membership) if membership == *self.fleet => Ok(request),
             _ => Err(None),
         }
     }
+}
+
+fn refused(why: String) -> HubAnswer {
+    HubAnswer::Refused { why, hint: None }
 }
 
 /// Writes answers until the run has closed the connection.

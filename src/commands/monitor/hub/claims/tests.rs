@@ -354,17 +354,7 @@ fn a_claim_that_ended_while_another_run_asked_is_released_when_that_one_is_refus
 }
 
 #[test]
-fn nothing_is_called_while_the_database_is_away() {
-    let mut hub = HubWorld::new();
-    hub.grant(1, WhenHeld::Refuse);
-    hub.claims.linked(DatabaseLink::Away { why: "gone".to_owned() });
-    hub.end(1);
-    hub.claims.look();
-    assert_eq!(hub.calls(), (vec![], vec![]));
-}
-
-#[test]
-fn a_run_that_waits_asks_again_at_each_look() {
+fn a_run_that_waits_asks_again_at_each_look_unless_the_database_is_away() {
     let mut world = HubWorld::new();
     world.ask(1, WhenHeld::Wait);
     assert_eq!(world.calls(), (vec![(1, true)], vec![]));
@@ -375,6 +365,10 @@ fn a_run_that_waits_asks_again_at_each_look() {
     world.answer(1, granted("1"));
     world.claims.look();
     assert_eq!(world.calls(), (vec![], vec![ClaimCall::List]));
+    world.claims.linked(DatabaseLink::Away { why: "gone".to_owned() });
+    world.end(1);
+    world.claims.look();
+    assert_eq!(world.calls(), (vec![], vec![]), "the database is away");
 }
 
 #[test]
