@@ -465,7 +465,7 @@ fn the_oracle_finds_what_is_broken_on_purpose() {
         "CREATE OR REPLACE FUNCTION bookend.take(
              p_node uuid, p_registration bigint, p_key text, p_task text, p_slot bigint, p_wait boolean)
          RETURNS jsonb LANGUAGE sql SECURITY DEFINER AS
-             $$ SELECT jsonb_build_object('state', 'granted', 'session_lost', false) $$",
+             $$ SELECT jsonb_build_object('state', 'granted', 'task', p_task, 'session_lost', false) $$",
     );
     Load::around(&arena, 1, || pause(BEFORE + AFTER), || {});
     arena.rest();

@@ -148,7 +148,10 @@ fn only_the_first_that_waits_of_the_node_with_the_key_gets_it_again() {
     a.take("k", "t1", false);
     assert_eq!(a.take("k", "t2", true), "granted", "nobody waits");
     b.take("k", "tb", true);
-    assert_eq!(a.take("k", "t3", true), "held by t1 of a");
+    assert_eq!(a.take("k", "t2", true), "held by t1 of a");
+    a.call("repoint", "'k', 't2'");
+    assert_eq!(a.take("k", "t2", true), "granted", "it has the key");
+    assert_eq!(a.take("k", "t3", true), "held by t2 of a");
     b.call("give_up_waiting", "'k'");
     assert_eq!(a.take("k", "t3", true), "granted", "it is the first by now");
 }
