@@ -100,12 +100,15 @@ pub(super) fn supervisor_state(
     exiting.map_or_else(judged, |exiting| Ok(SupervisorState::Exiting(exiting)))
 }
 
-/// A live supervisor that is exiting; `None`: it is not, or it has just ended.
+/// A live supervisor that is exiting; `None`: it is not, or it has ended and its lock was free.
 fn exiting(task: &Task, lock: LiveEvidence, here: &ProcessScope) -> Option<ExitingSupervisor> {
-    let supervisor = identity::open_recorded(comparable(task.supervisor()?, task, here)).ok()??;
+    let recorded = comparable(task.supervisor()?, task, here);
+    let supervisor = identity::open_recorded(recorded).ok()?;
     let is_dying = is_dying(task);
-    let is_exiting = is_dying || lock == LiveEvidence::Free;
-    is_exiting.then_some(ExitingSupervisor { supervisor: Some(supervisor), is_dying })
+    // It may have ended after its lock was read.
+    let has_ended = lock == LiveEvidence::Held && identity::presence(recorded) == Verdict::Gone;
+    let is_exiting = is_dying || has_ended || (lock == LiveEvidence::Free && supervisor.is_some());
+    is_exiting.then_some(ExitingSupervisor { supervisor, is_dying })
 }
 
 /// Whether the supervisor of a task exits or was sent SIGKILL.

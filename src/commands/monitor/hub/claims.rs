@@ -173,7 +173,7 @@ impl FleetClaims {
     pub(super) fn linked(&mut self, link: DatabaseLink) {
         if let DatabaseLink::Ready { epoch } = link {
             if self.epoch.is_some_and(|before| before != epoch) {
-                self.forget_grants();
+                let _ = self.forget_grants();
             }
             self.epoch = Some(epoch);
         }
@@ -203,10 +203,13 @@ impl FleetClaims {
         }
     }
 
-    /// What was granted in an epoch that is over is not held any longer: these runs ask again.
-    pub(super) fn forget_grants(&mut self) {
+    /// What was granted in an epoch that is over is not held any longer: these runs ask again. Returns their
+    /// number.
+    pub(super) fn forget_grants(&mut self) -> usize {
+        let before = self.requests.len();
         self.requests.retain(|_, request| request.stage != Stage::Granted);
         self.unsettled.clear();
+        before - self.requests.len()
     }
 
     /// A run asks, or its connection has ended.

@@ -135,10 +135,13 @@ impl<'a> Publication<'a> {
     /// This host was declared lost, and others may have its keys: nothing that was granted before is used any
     /// longer, and what runs under a key is asked to end.
     async fn stop_lost(&self) -> Result<(), HubError> {
-        self.node.claims.borrow_mut().forget_grants();
+        let forgotten = self.node.claims.borrow_mut().forget_grants();
         // Each connection that was granted a key ends now. A run looks at its own while it has locked the
-        // ledger, so that either it has its row before the hub gets the lock, or it asks again.
-        tokio::task::yield_now().await;
+        // ledger, so that either it has its row before the hub gets the lock, or it asks again. The runtime
+        // polls a limited number of tasks each time.
+        for _ in 0..=forgotten {
+            tokio::task::yield_now().await;
+        }
         self.while_locked(|ledger| ledger.await_claims(LONGEST_PATIENCE)).await?;
         reconcile::stop_keyed_runs(&self.node.ledger.borrow())
     }
