@@ -101,7 +101,7 @@ pub(super) enum ClaimAnswer {
     /// The claim on the key of a running task was taken, or its holder on another host.
     Asserted(KeyRequest, Option<KeyHolder>),
     /// The order that the task which holds the key on another host is cancelled.
-    Ordered(Key, OrderedCancel),
+    Ordered(Key, HolderCancel),
     /// What came of the order with this number.
     Checked(Key, i64, String),
     Done,
@@ -109,7 +109,7 @@ pub(super) enum ClaimAnswer {
 
 /// An order to cancel a task of another ledger.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(super) struct OrderedCancel {
+pub(super) struct HolderCancel {
     pub(super) task: TaskId,
     pub(super) order: i64,
 }
@@ -117,7 +117,7 @@ pub(super) struct OrderedCancel {
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum CancelAnswer {
-    Ordered(OrderedCancel),
+    Ordered(HolderCancel),
     /// No other ledger holds the key.
     None {},
 }

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
-use super::claim_calls::{CallSubject, ClaimCall, ClaimedKey, OrderedCancel, TakeAnswer};
+use super::claim_calls::{CallSubject, ClaimCall, ClaimedKey, HolderCancel, TakeAnswer};
 use super::pending::{PendingRun, Stage};
 use super::repeats::RepeatedCalls;
 use super::server::{RunEvent, RunNumber};
@@ -327,7 +327,7 @@ impl FleetClaims {
     }
 
     /// A task on another host will be cancelled for the runs that replace the holder of the key.
-    pub(super) fn ordered(&mut self, key: &Key, order: &OrderedCancel) {
+    pub(super) fn ordered(&mut self, key: &Key, order: &HolderCancel) {
         for run in self.requests.values_mut().filter(|r| r.asked.key == *key) {
             run.ordered = Some(order.clone());
         }

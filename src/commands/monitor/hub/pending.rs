@@ -2,7 +2,7 @@
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::claim_calls::OrderedCancel;
+use super::claim_calls::HolderCancel;
 use crate::fleet::socket::{HubAnswer, KeyHolder, KeyRequest, WhenHeld};
 
 /// How far a request is.
@@ -19,7 +19,7 @@ pub(super) enum Stage {
 
 /// What a run knows of what it waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Told {
+enum LastAnswer {
     Nothing,
     /// Other runs of this host are first.
     InLine,
@@ -32,16 +32,16 @@ pub(super) struct PendingRun {
     pub(super) stage: Stage,
     /// The database is to know that it waits.
     pub(super) waits: bool,
-    told: Told,
+    told: LastAnswer,
     /// The last order to cancel the holder on another host.
-    pub(super) ordered: Option<OrderedCancel>,
+    pub(super) ordered: Option<HolderCancel>,
     answers: UnboundedSender<HubAnswer>,
 }
 
 impl PendingRun {
     pub(super) fn new(asked: KeyRequest, answers: UnboundedSender<HubAnswer>) -> PendingRun {
         let waits = asked.if_held == WhenHeld::Wait;
-        PendingRun { asked, stage: Stage::Queued, waits, told: Told::Nothing, ordered: None, answers }
+        PendingRun { asked, stage: Stage::Queued, waits, told: LastAnswer::Nothing, ordered: None, answers }
     }
 
     /// Whether it has the key, or may get it at any moment.
@@ -55,16 +55,16 @@ impl PendingRun {
     }
 
     pub(super) fn tell(&mut self, holder: &KeyHolder) {
-        self.told = Told::Holder(holder.clone());
+        self.told = LastAnswer::Holder(holder.clone());
         self.answer(HubAnswer::Held(holder.clone()));
     }
 
     /// The run waits behind others of this host, the first of which waits for this holder. It is told once.
     pub(super) fn tell_in_line(&mut self, holder: Option<&KeyHolder>) {
         match (holder, &self.told) {
-            (Some(holder), Told::Nothing | Told::InLine) => self.tell(holder),
-            (None, Told::Nothing) => {
-                self.told = Told::InLine;
+            (Some(holder), LastAnswer::Nothing | LastAnswer::InLine) => self.tell(holder),
+            (None, LastAnswer::Nothing) => {
+                self.told = LastAnswer::InLine;
                 self.answer(HubAnswer::InLine);
             }
             _ => {}
@@ -74,14 +74,14 @@ impl PendingRun {
     /// The order to cancel the holder that it was told, if there is one.
     pub(super) fn order(&self) -> Option<i64> {
         match (&self.told, &self.ordered) {
-            (Told::Holder(holder), Some(ordered)) if holder.task == ordered.task => Some(ordered.order),
+            (LastAnswer::Holder(holder), Some(ordered)) if holder.task == ordered.task => Some(ordered.order),
             _ => None,
         }
     }
 
     /// The holder cannot be cancelled.
     pub(super) fn refuse_holder(&self, why: &str) {
-        if let Told::Holder(holder) = &self.told {
+        if let LastAnswer::Holder(holder) = &self.told {
             self.answer(HubAnswer::NotCancelled { holder: holder.clone(), why: why.to_owned() });
         }
     }
@@ -89,7 +89,7 @@ impl PendingRun {
     /// The holder on another host for which it waits.
     pub(super) fn awaited(&self) -> Option<&KeyHolder> {
         match &self.told {
-            Told::Holder(holder) if self.stage == Stage::Waiting => Some(holder),
+            LastAnswer::Holder(holder) if self.stage == Stage::Waiting => Some(holder),
             _ => None,
         }
     }

@@ -383,7 +383,7 @@ fn replace_waits_first_and_cancels_each_holder_then() {
         assert_eq!(hub.calls(), (vec![(1, true)], vec![]));
         hub.answer(1, TakeAnswer::Held(holder(task, "b")));
         assert_eq!(hub.calls(), (vec![], calls), "{task}");
-        hub.claims.ordered(&"k".into(), &OrderedCancel { task: task.into(), order: 7 });
+        hub.claims.ordered(&"k".into(), &HolderCancel { task: task.into(), order: 7 });
         hub.claims.repeat(Instant::now());
         assert_eq!(hub.calls(), (vec![], vec![]), "it pauses");
         hub.claims.repeat(Instant::now() + std::time::Duration::from_secs(60));
