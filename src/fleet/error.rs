@@ -85,7 +85,7 @@ impl FleetError {
                  add ?sslrootcert=/PATH/FILE.pem to the URL, with the certificate of the one or the other"
             }
             FleetError::Restored { .. } => {
-                "stop its monitor, run `bookend fleet join --new-node URL`, and start the monitor again"
+                "stop its monitor, run `fleet join --new-node URL`, and start the monitor again"
             }
             FleetError::Schema { found } if *found < SCHEMA_VERSION => {
                 "bring it up to date with `bookend fleet init URL`, as the role that created it"

@@ -214,7 +214,7 @@ fn check_nodes<'a>(
         )),
         false => error.hint(format!(
             "make a role for this ledger with `{init}`; if the ledger of that node is gone for good, an \
-             operator declares it lost: `bookend fleet declare-lost {}`",
+             operator declares it lost: `fleet declare-lost {}`",
             node.id
         )),
     })

@@ -48,7 +48,7 @@ fn nodes_point(connection: &FleetConnection, nodes: &[FleetNode], own: &FleetMem
         let text = format!(
             "the role {role} is also that of the node {} of the host {host}: each needs a role of its own \
              (`bookend fleet init URL --host NAME`); if {host} is gone for good, an operator \
-             declares it lost: `bookend fleet declare-lost {}`",
+             declares it lost: `fleet declare-lost {}`",
             other.id, other.id
         );
         return point(Health::Bad, text);
