@@ -107,11 +107,14 @@ fn a_key_is_given_back_although_that_fails_for_a_moment() {
     let script = format!("echo up >'{}'; read x <'{}'", up.path(), end.path());
     let next = a.keyed("k", &script).options(["--wait", "--id", "t2"]).start();
     crate::keys::until_asked(&a, 1);
+    let number = "SELECT no FROM bookend.claim";
+    let before = postgres.psql(number);
     go.write_line("on");
     process.wait().ended(End::Code(0));
     up.line();
     until(&a, &postgres, "SELECT key, task_id FROM bookend.claim", "k|t2");
-    assert!(tries(&postgres) >= 3);
+    // If the end of the holder is published first, the run makes a claim of its own.
+    assert!(tries(&postgres) >= 3 || postgres.psql(number) != before);
     // Its end frees the key.
     fail(&postgres, "DELETE ON bookend.claim", 2, "57014");
     end.write_line("on");

@@ -28,12 +28,12 @@ fn each_role_may_call_its_functions_and_no_others() {
     assert_eq!(callable(&postgres, "bookend_read"), "is_recent patience shown version watch");
     assert_eq!(
         callable(&postgres, "bookend_operator"),
-        "cancel declare_lost patience prune shown version watch"
+        "cancel declare_lost is_recent patience prune shown version watch"
     );
     assert_eq!(
         callable(&postgres, "bookend_host"),
-        "claims finding give_up_waiting leave order_cancel order_done patience publish reconcile register \
-         release renew repoint shown stopped take version watch"
+        "claims finding give_up_waiting is_recent leave order_cancel order_done patience publish reconcile \
+         register release renew repoint shown stopped take version watch"
     );
     let stranger = postgres.session("stranger");
     assert_eq!(stranger.error("SELECT bookend.version()"), DENIED);
@@ -57,7 +57,7 @@ fn every_function_of_a_role_has_a_fixed_search_path() {
          WHERE n.nspname = 'bookend' AND p.proname = ANY (string_to_array('{others}', ' '))
            AND prosqlbody IS NOT NULL AND NOT prosecdef"
     );
-    assert_eq!(postgres.psql(&parsed), "5");
+    assert_eq!(postgres.psql(&parsed), "6");
 }
 
 #[test]
