@@ -69,7 +69,7 @@ pub fn codes_of(command: &str) -> Vec<(&'static str, &'static str)> {
     let nothing = nothing.map(|text| ("1", text));
     let busy = match command {
         "bookend monitor" => Some(("75", "Another monitor watches the ledger.")),
-        "bookend fleet leave" => Some(("75", "Tasks run, or are not published yet.")),
+        "bookend fleet leave" => Some(("75", "Tasks run, hold keys, or are not published yet.")),
         "bookend fleet declare-lost" => Some(("75", "The host is reachable.")),
         _ => None,
     };

@@ -57,8 +57,8 @@ pub enum FleetCommand {
     Leave {
         /// Leave even if tasks run or PostgreSQL is not reachable
         ///
-        /// What is not published by then never is. The keys of running tasks stay held until an operator
-        /// declares this host lost.
+        /// What is not published by then is published only if the ledger joins again. The keys of running
+        /// tasks stay held until then, or until an operator declares this host lost.
         #[arg(long)]
         force: bool,
     },

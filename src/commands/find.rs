@@ -92,8 +92,10 @@ pub fn find_in(ledger: &Ledger, id: &str) -> Result<Task, Error> {
             let hint = match ledger.fleet() {
                 None => format!("run `{}` to see the ids", suggest("list")),
                 Some(_) => format!(
-                    "if it is a task of another host, use the same command there; `{}` names the host",
-                    suggest(&format!("show {}", view::operand(id)))
+                    "if it is a task of another host, use the same command there; `{}` names the host, and \
+                     `{}` shows the ids",
+                    suggest(&format!("show {}", view::operand(id))),
+                    suggest("list")
                 ),
             };
             Err(Error::new(Kind::Nothing, message).hint(hint))

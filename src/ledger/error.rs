@@ -212,8 +212,8 @@ impl LedgerError {
         Some(match self {
             LedgerError::NoHome { .. } => "name the file with --ledger FILE or BOOKEND_LEDGER".to_owned(),
             LedgerError::NotAFile { .. } => {
-                "only list, ps, show, stats, timeline, audit, wait, cancel, and fleet with status, prune and \
-                 declare-lost take the URL of a database"
+                "only list, ps, show, stats, timeline, audit, wait, cancel, fleet status, fleet prune and \
+                 fleet declare-lost take the URL of a database"
                     .to_owned()
             }
             LedgerError::IsDirectory { path } => {

@@ -384,7 +384,7 @@ impl FleetKey<'_> {
         let message = format!("the key {} is held by {}{still}", self.key(), name(holder));
         let declare = format!("fleet declare-lost {}", view::operand(&holder.host));
         let declare = view::suggestion(self.context.location.option(), &declare);
-        let if_off = format!("if that is switched off for good: `{declare}`");
+        let if_off = format!("if the host is off for good: `{declare}`");
         let hint = match (holder.unreachable_since, replaces) {
             (Some(_), true) => {
                 format!("the order stands: its host cancels it when it is back; {if_off}")

@@ -16,8 +16,8 @@ use crate::view;
 
 /// Default of `--backlog`: bytes of output that bookend buffers for a slow reader before the agent waits.
 pub const BACKLOG: u64 = 1 << 30;
-/// Default of `--fleet-timeout`: how long a run waits for an answer of the fleet. After a boot that was not
-/// clean, the monitor can register after 15 seconds only.
+/// Default of `--fleet-timeout`: how long a run waits for an answer of the fleet. After a power failure, the
+/// monitor registers only after 15 seconds.
 pub const FLEET_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The options and the command line of `bookend run`.

@@ -181,7 +181,7 @@ fn alive_elsewhere(task: &Task, since: &RecordedTime, further: &Further) -> Stri
     let host = task.host.as_deref().unwrap_or_default();
     let lost = suggestion(further.ledger.as_deref(), &format!("fleet declare-lost {}", operand(host)));
     let since = unreachable(since);
-    format!("not known: its host is {since}; if that is off, {} settles its tasks", one_line(&lost))
+    format!("not known: its host is {since}; if the host is off, {} settles its tasks", one_line(&lost))
 }
 
 /// `success at 2026-11-30T12:00:00.000Z, after the fleet had ended it`.

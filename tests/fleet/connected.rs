@@ -30,7 +30,10 @@ fn shows(node: &Node, why: &str, hint: &str) {
         let said = connection[field].as_str().unwrap_or_default();
         assert!(said.contains(words), "{words:?} is not in {connection}");
     }
-    assert!(text.contains("monitor  cannot use the database since 2") && text.contains(why), "{text}");
+    assert!(
+        text.contains("monitor  has not been able to use the database since 2") && text.contains(why),
+        "{text}"
+    );
     let points = doctor(node);
     let point = points.iter().find(|point| point.contains("the monitor cannot use the database"));
     assert!(point.is_some_and(|p| p.contains(why) && p.contains("bad")), "{points:?}");

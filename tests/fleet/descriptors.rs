@@ -21,7 +21,7 @@ fn a_monitor_with_as_many_runs_as_it_can_serve_settles_tasks_and_says_so_to_othe
     };
     eventually(b.world.deadline(), "a task", || status("lost").is_some());
     let mut waiting: Vec<Proc> = (0..40).map(|_| b.keyed("k", "true").options(["--wait"]).start()).collect();
-    let no_place = "the monitor serves 32 runs, as many as its limit of 64 open files allows";
+    let no_place = "the monitor serves 32 runs, half of its limit of 64 open files";
     eventually(b.world.deadline(), "32 runs that wait, and 8 without a place", || {
         let said: Vec<String> = waiting.iter_mut().map(Proc::stderr_so_far).collect();
         let count = |words: &str| said.iter().filter(|said| said.contains(words)).count();

@@ -44,6 +44,30 @@ pub fn until_claims(node: &Node, postgres: &Postgres, expected: &str) {
 }
 
 #[test]
+fn a_key_that_passes_to_the_next_run_while_the_database_is_away_stays_held() {
+    let test = "a_key_that_passes_to_the_next_run_while_the_database_is_away_stays_held";
+    let Some(postgres) = fleet(test) else { return };
+    let a = Node::start(&postgres, "a");
+    let holder = Holder::start(&a, "t1");
+    let (mut up, mut go) = (a.world.fifo("up t2"), a.world.fifo("go t2"));
+    let script = format!("echo up >'{}'; read x <'{}'", up.path(), go.path());
+    let next = a.keyed("k", &script).options(["--wait", "--id", "t2"]).start();
+    until_asked(&a, 1);
+    let claim = "SELECT no FROM bookend.claim WHERE key = 'k'";
+    let before = postgres.psql(claim);
+    postgres.stop();
+    holder.end();
+    up.line();
+    postgres.start_again();
+    let names = "SELECT task_id FROM bookend.claim WHERE key = 'k'";
+    eventually(a.world.deadline(), "a claim that names the next task", || postgres.psql(names) == "t2");
+    a.published();
+    assert_eq!(postgres.psql(claim), before, "the key was free for a moment");
+    go.write_line("on");
+    next.wait().ended(End::Code(0));
+}
+
+#[test]
 fn a_monitor_that_is_ready_and_a_join_beside_it_have_a_socket() {
     let Some(postgres) = fleet("a_monitor_that_is_ready_and_a_join_beside_it_have_a_socket") else { return };
     let mut node = Node::join(&postgres, "a");

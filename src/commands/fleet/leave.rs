@@ -62,7 +62,7 @@ pub(super) fn leave(force: bool, ledger: Option<&Path>) -> Result<String, Error>
     Ok(format!("{file} has left the fleet at {url}; its tasks stay there\n"))
 }
 
-/// What is not published now never will be.
+/// What is not published now is published only if the ledger joins again.
 fn check_published(ledger: &Ledger) -> Result<(), Error> {
     let forced = view::suggestion(ledger.option(), "fleet leave --force");
     match ledger.count_unpublished()? {
@@ -89,8 +89,7 @@ async fn left(connection: &FleetConnection, node: Uuid, force: bool) -> Result<F
         LeaveAnswer::Running { tasks } if !force => {
             let tasks: Vec<_> = tasks.iter().map(|id| view::one_line(id)).collect();
             let error = format!("tasks of this ledger run or hold keys: {}", tasks.join(", "));
-            Err(Error::new(Kind::Busy, error)
-                .hint("leave when they have ended: the command `wait` waits for it"))
+            Err(Error::new(Kind::Busy, error).hint("leave when they have ended, or use --force"))
         }
         LeaveAnswer::Running { tasks } => {
             let stay = if tasks.len() == 1 {

@@ -90,7 +90,7 @@ pub(super) fn trouble(status: &HubStatus) -> Option<String> {
         HubStatus::Connecting => "has not registered the ledger yet".to_owned(),
         HubStatus::Away { since, why, hint } => {
             let hint = hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
-            format!("cannot use the database since {since}: {why}{hint}")
+            format!("has not been able to use the database since {since}: {why}{hint}")
         }
         HubStatus::Silent { why } => format!("did not say whether it can use the database: {why}"),
     };

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::task_source::{FleetUse, TaskSource};
 use crate::commands::find::{self, TaskChoice};
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::fleet::{FleetChanges, OrderAnswer};
 use crate::ledger::{self, Ledger, Location};
 use crate::task::{FleetTask, Key, TaskId};
@@ -62,7 +62,10 @@ impl TaskSource {
     /// # Errors
     /// As for [`TaskSource::find`].
     pub fn find_of_tasks(&self, which: &TaskChoice) -> Result<FleetTask, Error> {
-        self.find(which).map_err(|e| self.not_asked(&find::nothing(which)).unwrap_or(e))
+        self.find(which).map_err(|e| match e.kind {
+            Kind::Nothing => self.not_asked(&find::nothing(which)).unwrap_or(e),
+            _ => e,
+        })
     }
 
     /// The error that the ledger has no such task, if the database does not answer: another host may have it.

@@ -91,12 +91,17 @@ impl FleetClaims {
         Ok(needed)
     }
 
-    /// The keys that a publication must not free. Call it when the publication is sent, and
-    /// [`FleetClaims::published`] after it.
-    pub(super) fn keys_to_keep(&mut self) -> Vec<Key> {
-        let pending: HashSet<Key> = self.pending_keys().collect();
-        self.kept.extend(pending.iter().cloned());
-        pending.into_iter().collect()
+    /// The keys that a publication must not free: those that runs ask for or were granted, and those `held`
+    /// by tasks in the ledger. Call it when the publication is sent, and [`FleetClaims::published`] after it.
+    pub(super) fn keys_to_keep(&mut self, held: Vec<Key>) -> Vec<Key> {
+        let keys: HashSet<Key> = self.pending_keys().chain(held).collect();
+        self.kept.extend(keys.iter().cloned());
+        keys.into_iter().collect()
+    }
+
+    /// Whether the ledger was registered in another epoch before.
+    pub(super) fn is_of_other_epoch(&self, epoch: i64) -> bool {
+        self.epoch.is_some_and(|before| before != epoch)
     }
 
     /// The publication has ended. A key that it kept although no run needs it any longer is released.
@@ -172,7 +177,7 @@ impl FleetClaims {
     /// Whether the database can be asked has changed.
     pub(super) fn linked(&mut self, link: DatabaseLink) {
         if let DatabaseLink::Ready { epoch } = link {
-            if self.epoch.is_some_and(|before| before != epoch) {
+            if self.is_of_other_epoch(epoch) {
                 let _ = self.forget_grants();
             }
             self.epoch = Some(epoch);
@@ -333,9 +338,10 @@ impl FleetClaims {
         }
     }
 
-    /// What came of an order. A task that is not known there may begin, and is ordered again.
+    /// What came of an order. A task that is not known there may begin, and one that has ended may have left
+    /// the key to another one: the holder is ordered again.
     pub(super) fn checked(&mut self, key: &Key, order: i64, result: &str) {
-        let is_known = !result.starts_with("no such");
+        let is_known = !result.starts_with("no such") && result != "has ended";
         let why = result.strip_prefix("refused: ");
         if is_known && why.is_none() {
             return;
@@ -374,17 +380,23 @@ impl FleetClaims {
                 self.settle(&key, ledger)?;
             }
         }
-        missing.retain(|running| !self.is_pending(&running.key));
+        let is_asked = |key: &Key| self.of_key(key).any(|r| r.stage == Stage::Sent);
+        missing.retain(|running| !is_asked(&running.key));
         self.calls.extend(missing.into_iter().map(|request| ClaimCall::Assert { request }));
         Ok(())
     }
 
     /// Decides what becomes of the claim on a key, once no request for it is pending.
     fn settle(&mut self, key: &Key, ledger: &impl LocalKeys) -> Result<(), LedgerError> {
-        if !matches!(self.link, DatabaseLink::Ready { .. }) || self.is_pending(key) {
+        if !matches!(self.link, DatabaseLink::Ready { .. }) {
             return Ok(());
         }
-        if self.name_holder(key, ledger)? {
+        // Other hosts cancel the task that the claim names, also while further runs here have the key.
+        let is_named = self.name_holder(key, ledger)?;
+        if self.is_pending(key) {
+            return Ok(());
+        }
+        if is_named {
             self.unsettled.remove(key);
             return Ok(());
         }

@@ -1,6 +1,6 @@
 //! Publication: sends each task that has changed to the fleet's database, in the order of the changes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
+use super::claims::LocalKeys;
 use super::error::HubError;
 use super::node::HubNode;
 use super::reconcile;
@@ -18,8 +19,7 @@ use super::rows_watch::RowsWatch;
 use crate::error::chain;
 use crate::failpoint;
 use crate::ledger::{self, DirtyTask, Ledger, LedgerError, UnpublishedTask};
-use crate::recovery;
-use crate::task::{Key, Task, TaskId};
+use crate::task::{Key, TaskId};
 
 const PUBLISH: &str = "SELECT bookend.publish($1, $2, $3, $4)";
 
@@ -100,7 +100,9 @@ impl<'a> Publication<'a> {
     pub async fn run(&mut self) -> HubError {
         let mut watch = RowsWatch::of(&self.node.ledger.borrow());
         let prepared = async {
-            if self.registration.was_lost {
+            // The answer to an earlier registration may have been lost.
+            let is_anew = self.node.claims.borrow().is_of_other_epoch(self.registration.epoch());
+            if self.registration.was_lost || is_anew {
                 self.stop_lost().await?;
             }
             self.replace_lost().await?;
@@ -207,21 +209,21 @@ impl<'a> Publication<'a> {
         for batch in dirty.chunks(BATCH) {
             let tasks = self.node.ledger.borrow().publication(batch)?;
             self.node.ledger.borrow_mut().not_published(&gone(batch, &tasks));
-            let outlived = outlived(&tasks);
+            let ended = keys_of_ended(&tasks);
             let with_commands = self.registration.settings.publish_argv;
             let (mut entries, mut bytes) = (Vec::new(), 0);
             for task in &tasks {
                 let entry = rows::entry(task, with_commands);
                 let length = entry.to_string().len();
                 if bytes + length > BATCH_BYTES && !entries.is_empty() {
-                    self.send(std::mem::take(&mut entries), batch, &outlived).await?;
+                    self.send(std::mem::take(&mut entries), batch, &ended).await?;
                     bytes = 0;
                 }
                 bytes += length;
                 entries.push(entry);
             }
             if !entries.is_empty() {
-                self.send(entries, batch, &outlived).await?;
+                self.send(entries, batch, &ended).await?;
             }
         }
         Ok(())
@@ -269,15 +271,17 @@ impl<'a> Publication<'a> {
         Ok(is_noted)
     }
 
-    /// Sends tasks, in one call. The `outlived` keys are not freed.
+    /// Sends tasks, in one call. The keys of those that have `ended` are freed, unless a task here still
+    /// holds them: the claim may still name the one before it.
     async fn send(
         &mut self,
         entries: Vec<Value>,
         batch: &[DirtyTask],
-        outlived: &[Key],
+        ended: &HashSet<Key>,
     ) -> Result<(), HubError> {
-        let pending = self.node.claims.borrow_mut().keys_to_keep();
-        let kept: Vec<String> = pending.iter().chain(outlived).map(Key::to_string).collect();
+        let held = self.held(ended)?;
+        let kept = self.node.claims.borrow_mut().keys_to_keep(held);
+        let kept: Vec<String> = kept.iter().map(Key::to_string).collect();
         let sent: Vec<i64> = entries.iter().filter_map(|entry| entry["rev"].as_i64()).collect();
         let arguments = [Value::Array(entries).into(), kept.into()];
         let answer: PublishAnswer = self.registration.call(PUBLISH, arguments).await?;
@@ -297,6 +301,15 @@ impl<'a> Publication<'a> {
         Ok(())
     }
 
+    fn held(&self, keys: &HashSet<Key>) -> Result<Vec<Key>, HubError> {
+        let ledger = self.node.ledger.borrow();
+        let mut held = Vec::new();
+        for key in keys {
+            held.extend(LocalKeys::holder(&*ledger, key)?.map(|_| key.clone()));
+        }
+        Ok(held)
+    }
+
     fn conclude(&mut self, task: &DirtyTask, row: &PublishedRow) {
         match task.is_running {
             true => drop(self.running.insert(task.id.clone(), Instant::now())),
@@ -311,8 +324,8 @@ impl<'a> Publication<'a> {
             PublishResult::Foreign => {
                 self.is_foreign_reported = true;
                 warn!(
-                    "task {} is not published: another node of the fleet has published a task with this id; \
-                     others like it are not reported",
+                    "task {} is not published: another node of the fleet, perhaps this ledger before it left, \
+                     has published a task with this id; others like it are not reported",
                     task.id
                 );
             }
@@ -324,11 +337,9 @@ impl<'a> Publication<'a> {
     }
 }
 
-/// The keys of ended tasks whose agents may still run. The hub looks at them again later.
-fn outlived(tasks: &[UnpublishedTask]) -> Vec<Key> {
-    let keeps_key = |task: &&Task| task.status.is_terminal() && recovery::keeps_key(task);
-    let keeping = tasks.iter().map(|unpublished| &unpublished.task).filter(keeps_key);
-    keeping.filter_map(|task| task.key.clone()).collect()
+fn keys_of_ended(tasks: &[UnpublishedTask]) -> HashSet<Key> {
+    let ended = tasks.iter().map(|unpublished| &unpublished.task).filter(|task| task.status.is_terminal());
+    ended.filter_map(|task| task.key.clone()).collect()
 }
 
 /// The changes of tasks that no longer exist.

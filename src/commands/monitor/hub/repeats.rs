@@ -57,11 +57,14 @@ impl RepeatedCalls {
     /// What is due, and whether it has failed.
     pub(super) fn due(&mut self, now: Instant) -> Vec<(CallSubject, bool)> {
         let due = self.0.iter_mut().filter(|(_, repetition)| repetition.at.is_some_and(|at| at <= now));
-        due.map(|(subject, repetition)| {
-            repetition.at = None;
-            (subject.clone(), repetition.failures > 0)
-        })
-        .collect()
+        let due: Vec<_> = due
+            .map(|(subject, repetition)| {
+                repetition.at = None;
+                (subject.clone(), repetition.failures > 0)
+            })
+            .collect();
+        self.0.retain(|_, repetition| repetition.at.is_some() || repetition.failures > 0);
+        due
     }
 }
 

@@ -139,7 +139,7 @@ impl RunPlaces {
 
     fn why(&self) -> String {
         format!(
-            "the monitor serves {} runs, as many as its limit of {} open files allows",
+            "the monitor serves {} runs, half of its limit of {} open files",
             self.most_files / 2,
             self.most_files
         )
@@ -207,7 +207,7 @@ impl RunService {
             Ok(RunMessage::Take { fleet, request }) => (fleet, request),
             Ok(RunMessage::Status) => return Err(Some(HubAnswer::Status(self.status.borrow().clone()))),
             Err(e) => {
-                let why = format!("the monitor does not understand the request ({e}): is it older?");
+                let why = format!("the run and the monitor have different versions ({e})");
                 return Err(Some(refused(why)));
             }
         };
