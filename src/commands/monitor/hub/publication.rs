@@ -324,8 +324,8 @@ impl<'a> Publication<'a> {
             PublishResult::Foreign => {
                 self.is_foreign_reported = true;
                 warn!(
-                    "task {} is not published: another node of the fleet, perhaps this ledger before it left, \
-                     has published a task with this id; others like it are not reported",
+                    "task {} is not published: another node of the fleet, perhaps this ledger before it \
+                     left, has published a task with this id; others like it are not reported",
                     task.id
                 );
             }
