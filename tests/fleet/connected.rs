@@ -35,7 +35,8 @@ fn shows(node: &Node, why: &str, hint: &str) {
         "{text}"
     );
     let points = doctor(node);
-    let point = points.iter().find(|point| point.contains("the monitor cannot use the database"));
+    let point =
+        points.iter().find(|point| point.contains("the monitor has not been able to use the database"));
     assert!(point.is_some_and(|p| p.contains(why) && p.contains("bad")), "{points:?}");
 }
 
