@@ -60,7 +60,11 @@ const KINDS: [Kind; 12] = [
     Kind { fills_kib: 1024, ..Kind::of("claude, read in bursts", Agent::Claude, PRINTS, Reader::InBursts) },
     Kind { fills_kib: 1024, ..Kind::of("claude, read too slowly", Agent::Claude, PRINTS, Reader::TooSlowly) },
     Kind::of("claude, reader gone", Agent::Claude, PRINTS, Reader::Gone),
-    Kind::of("claude, long lines", Agent::Claude, PRINTS_LONG_LINES, Reader::AsItComes),
+    // `fills_kib`: a line that is being read, which all late samples may see.
+    Kind {
+        fills_kib: 512,
+        ..Kind::of("claude, long lines", Agent::Claude, PRINTS_LONG_LINES, Reader::AsItComes)
+    },
     Kind {
         options: &["--key", KEY, "--prepare", "true", "--on-finish", ON_FINISH, "--timeout", "1d"],
         ..Kind::of("claude, key, hooks, timeout", Agent::Claude, PRINTS, Reader::AsItComes)
