@@ -675,8 +675,6 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = bookend, pg_temp
 AS $$
 BEGIN
     PERFORM guard(p_node, p_registration);
-    -- The next call of the node waits for this one. If the server loses it, `reconcile` makes it again.
-    PERFORM set_config('synchronous_commit', 'off', true);
     UPDATE claim SET task_id = p_task, slot = CASE WHEN task_id = p_task THEN slot END,
         since = CASE WHEN task_id = p_task THEN since ELSE clock_timestamp() END
     WHERE key = p_key AND node = p_node;
