@@ -534,7 +534,7 @@ BEGIN
         RETURN jsonb_build_object('state', 'refused', 'why', 'left', 'text',
             'this node has left the fleet; to join it again: `bookend fleet join --new-node URL`');
     END IF;
-    -- Whoever else uses this node's id renews its lease meanwhile. A copy may have the same boot and file: a
+    -- Another monitor with this node's id renews the lease meanwhile. A copy may have the same boot and file: a
     -- virtual machine that was resumed twice from one snapshot.
     IF NOT (is_new OR held.stopped_at IS NOT NULL OR held.lost_at IS NOT NULL
             OR (known.boot_id IS NOT DISTINCT FROM p_facts->>'boot_id'

@@ -249,7 +249,7 @@ fn reconciling_keeps_the_key_of_a_running_task_whose_claim_was_moved() {
     let test = "reconciling_keeps_the_key_of_a_running_task_whose_claim_was_moved";
     let Some(postgres) = Postgres::with_schema(test) else { return };
     let (a, b) = (Host::join(&postgres, "a"), Host::join(&postgres, "b"));
-    // As after a restore: a task of this node runs under a key that is another node's by now.
+    // As after a restore: a task of this node runs under a key that is another node's now.
     a.publish(&[entry(1, "double", Some("of b"), "running")]);
     b.take("of b", "tb", false);
     b.publish(&[entry(1, "double too", Some("k"), "running")]);

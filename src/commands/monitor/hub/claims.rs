@@ -158,7 +158,7 @@ impl FleetClaims {
     }
 
     /// Decides again about the keys of calls that failed, and asks again for those of runs that replace a
-    /// task: another one may hold the key by now.
+    /// task: another one may hold the key now.
     pub(super) fn repeat(&mut self, now: Instant) {
         let mut has_failed = false;
         for (subject, is_failure) in self.repeats.due(now) {
